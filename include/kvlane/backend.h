@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file backend.h
+ * Core <-> backend. A backend is a shared object `kvl-<word>.so` that exports one symbol,
+ * kvlane_backend_v1(), which returns a constant description with a table of functions. Nothing runs
+ * when it is loaded. It is loaded because an INI section names it: `[word]`, or `[word:label]` for
+ * one of several instances.
+ *
+ * Life of an instance, all calls made by one thread at a time:
+ *
+ *   create -> start -> (data operations) -> quiesce -> drain -> stop -> destroy
+ *
+ * create opens nothing and starts no thread, because engines fork after they opened the plugin.
+ * destroy may follow create directly.
+ *
+ * Data operations may be called from any thread and several at once. They never block on I/O: they
+ * accept a batch and return 0, or refuse it with a code and forget it. An accepted batch ends by
+ * exactly one host->complete(), from a thread of the backend, never from inside the submit call.
+ * The batch record and its keys are borrowed for the submit call; the memory behind `sg` until the
+ * completion. Deadlines are kept by the core also when the backend is stuck; a backend should stop
+ * by itself near them, so that memory comes back.
+ */
+#ifndef KVL_BACKEND_H
+#define KVL_BACKEND_H
+
+#include <kvlane/host.h>
+
+KVL_EXTERN_C_BEGIN
+
+#define KVL_BACKEND_MAGIC 0x424c564bu /* "KVLB" */
+#define KVL_BACKEND_ABI_MAJOR 1u
+#define KVL_BACKEND_ABI_MINOR 0u
+
+/** Name of the one exported symbol, for dlsym. */
+#define KVL_BACKEND_ENTRY "kvlane_backend_v1"
+
+/* ---- capabilities: what the code can do; a bit without its slot is refused at load ---- */
+#define KVL_CAP_READ (1ull << 0) /* read */
+#define KVL_CAP_WRITE (1ull << 1) /* write */
+#define KVL_CAP_LOOKUP (1ull << 2) /* lookup */
+#define KVL_CAP_REMOVE (1ull << 3) /* remove */
+#define KVL_CAP_LIST (1ull << 4) /* list */
+#define KVL_CAP_PROBE (1ull << 5) /* probe */
+#define KVL_CAP_CANCEL (1ull << 6) /* cancel: after it no byte of the batch is written any more
+                                      than the time to notice */
+#define KVL_CAP_SERVE (1ull << 7) /* serves the local store to peers */
+#define KVL_CAP_PERSISTENT (1ull << 8) /* what it holds outlives this process */
+
+/* ---- needs: what it demands of the core; an unknown bit is refused at load ---- */
+#define KVL_NEED_STORE (1ull << 0) /* the store_ services of the host */
+
+/* ---- options ---- */
+#define KVL_OPTION_BOOL 1u /* yes no true false on off 1 0 */
+#define KVL_OPTION_INT 2u
+#define KVL_OPTION_SIZE 3u /* bytes; K M G T and KiB MiB GiB TiB are powers of 1024 */
+#define KVL_OPTION_DURATION 4u /* ms when bare; ms s m h */
+#define KVL_OPTION_ENUM 5u /* one of `choices` */
+#define KVL_OPTION_STRING 6u
+#define KVL_OPTION_PATH 7u /* absolute */
+#define KVL_OPTION_SECRET 8u /* a string that is never logged or shown */
+
+#define KVL_OPTION_REQUIRED (1u << 0)
+#define KVL_OPTION_RELOADABLE (1u << 1)
+
+/** One key of the backend's INI section. The core checks types, ranges and names. */
+struct kvl_option {
+    const char *name;
+    uint32_t type; /* KVL_OPTION_ */
+    uint32_t flags; /* KVL_OPTION_REQUIRED, .. */
+    const char *value; /* the default, in the words of the INI file; NULL or "" = unset */
+    const char *choices; /* enum: "client|server"; else NULL */
+    int64_t min; /* int, size, duration: smallest legal value */
+    int64_t max; /* and largest; both 0 = no bound */
+    const char *help; /* one line */
+};
+KVL_STATIC_ASSERT(sizeof(struct kvl_option) == 56, "struct kvl_option is part of the ABI");
+
+/** What it can take and what it costs, after create. Zero = no limit, or not known. */
+struct kvl_limits {
+    uint32_t size; /* set by the caller */
+    uint32_t max_items; /* chunks in one batch */
+    uint64_t max_bytes; /* one chunk */
+    uint32_t max_in_flight; /* batches; more are refused with -EAGAIN */
+    uint32_t latency_us; /* typical time to a first byte */
+    uint64_t bandwidth; /* bytes per second, typical */
+    uint64_t caps; /* the descriptor's bits that hold in this role; 0 = all of them */
+};
+KVL_STATIC_ASSERT(sizeof(struct kvl_limits) == 40, "struct kvl_limits is part of the ABI");
+
+/* ---- the table ---- */
+
+struct kvl_backend_ops {
+    uint32_t size; /* sizeof(struct kvl_backend_ops) of the backend */
+    uint32_t reserved; /* 0 */
+
+    /* ---- life: mandatory except check, quiesce and drain ---- */
+
+    /**
+     * Checks settings beyond their types (an address that does not parse). Starts nothing.
+     * Optional. @return 0; -EINVAL and err->text.
+     */
+    int (*check)(const struct kvl_host *host, struct kvl_err *err);
+
+    /**
+     * Makes an instance. No thread, no connection, no file.
+     * @return 0; -ENODEV when this machine lacks the device or driver (a section with
+     *         `required = auto` is then left out quietly); -EINVAL, -ENOMEM. err->text on failure.
+     */
+    int (*create)(const struct kvl_host *host, void **self_out, struct kvl_err *err);
+
+    /**
+     * Makes threads, sockets and connections. A peer that is away is no failure: reconnect.
+     * @return 0; -EADDRINUSE, -EACCES, ... and err->text. After a failure only destroy follows.
+     */
+    int (*start)(void *self, struct kvl_err *err);
+
+    /** Takes no new work (-ECANCELED), stops accepting peers. Does not block. Optional. */
+    void (*quiesce)(void *self);
+
+    /** Waits until accepted work is done. @return 0; -ETIMEDOUT at the deadline. Optional. */
+    int (*drain)(void *self, uint64_t deadline_ms);
+
+    /**
+     * Wakes and joins every thread, closes connections, completes what is left with -ECANCELED.
+     * Bounded in time; nothing of the instance runs afterwards.
+     */
+    void (*stop)(void *self);
+
+    /** Frees. Takes NULL. Cannot fail. */
+    void (*destroy)(void *self);
+
+    /* ---- data: each goes with its capability bit ---- */
+    /* All return 0 when accepted; -EAGAIN no room now; -ENOTCONN peer away; -ECANCELED stopping;
+     * -ENOTSUP not in this role; -EMSGSIZE over get_limits; -EINVAL; -ENOMEM. */
+
+    /** Which chunks are there? Item 0 or -ENOENT. Moves no bytes. */
+    int (*lookup)(void *self, const struct kvl_batch *batch);
+
+    /** Brings chunks: into `sg`, or where host->read_target says. */
+    int (*read)(void *self, const struct kvl_batch *batch);
+
+    /** Sends chunks from `sg`. Item 0 only when the other side has them. */
+    int (*write)(void *self, const struct kvl_batch *batch);
+
+    /** Takes chunks away from the other side. */
+    int (*remove)(void *self, const struct kvl_batch *batch);
+
+    /** Lists what the other side holds, through host->list_add, then completes. */
+    int (*list)(void *self, uint64_t cookie, uint64_t deadline_ms);
+
+    /** Asks the other side whether it works, then completes. */
+    int (*probe)(void *self, uint64_t cookie, uint64_t deadline_ms);
+
+    /** Asks to end a batch early. It still completes once. Unknown cookies are ignored. */
+    void (*cancel)(void *self, uint64_t cookie);
+
+    /* ---- watch: optional ---- */
+
+    /** Fills limits for this instance; after create. Does not block. */
+    void (*get_limits)(void *self, struct kvl_limits *limits_out);
+
+    /** Fills state, address and text. Does not block. */
+    void (*get_health)(void *self, struct kvl_health *health_out);
+
+    /** Calls `fn` once per counter. Does not block. */
+    void (*get_stats)(void *self, kvl_stat_fn fn, void *ctx);
+};
+KVL_STATIC_ASSERT(sizeof(struct kvl_backend_ops) == 144, "append slots, bump the minor version");
+
+struct kvl_backend_desc {
+    /* The first five fields are frozen for ever. */
+    uint32_t magic; /* KVL_BACKEND_MAGIC */
+    uint32_t size; /* sizeof(struct kvl_backend_desc) of the backend */
+    uint32_t abi_major; /* KVL_BACKEND_ABI_MAJOR */
+    uint32_t abi_minor; /* KVL_BACKEND_ABI_MINOR */
+    uint64_t flags; /* 0 */
+
+    uint64_t caps; /* KVL_CAP_; bits the core does not know are ignored */
+    uint64_t needs; /* KVL_NEED_; bits the core does not know are refused */
+    const char *name; /* the word: as in kvl-<word>.so */
+    const char *version; /* of the backend */
+    const char *build_id; /* tells two builds apart */
+    const struct kvl_option *options;
+    uint32_t option_count;
+    uint32_t option_size; /* sizeof(struct kvl_option) of the backend */
+    const struct kvl_backend_ops *ops;
+};
+KVL_STATIC_ASSERT(sizeof(struct kvl_backend_desc) == 88, "append fields, bump the minor version");
+
+/** Type of the entry. Re-entrant, no side effect, the same answer each time. */
+typedef const struct kvl_backend_desc *(*kvl_backend_entry_fn)(void);
+
+KVL_EXPORT const struct kvl_backend_desc *kvlane_backend_v1(void);
+
+KVL_EXTERN_C_END
+
+#endif /* KVL_BACKEND_H */

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file host.h
+ * What the core offers a backend: struct kvl_host, passed to create(). A backend links to nothing
+ * of the core; this table is its only way there. It belongs to one backend instance, outlives it,
+ * and only grows; a slot beyond `size` is absent.
+ *
+ * Every function may be called from any thread and several at once, and none calls back into the
+ * backend, except that complete() may submit follow-up work to other backends. Call none of them
+ * with a lock held that the backend's own submit functions take.
+ */
+#ifndef KVL_HOST_H
+#define KVL_HOST_H
+
+#include <kvlane/io.h>
+#include <kvlane/log.h>
+#include <kvlane/watch.h>
+
+KVL_EXTERN_C_BEGIN
+
+/** Value of a setting after the core has parsed it against the backend's option table. */
+struct kvl_setting {
+    int64_t number; /* bool 0/1; int; size in bytes; duration in ms; index of an enum's choice */
+    const char *text; /* the value as text, "" when unset; lives as long as the backend */
+    uint32_t is_set; /* 1 = stands in the INI file, 0 = the default */
+    uint32_t reserved;
+};
+KVL_STATIC_ASSERT(sizeof(struct kvl_setting) == 24, "struct kvl_setting is part of the ABI");
+
+struct kvl_host {
+    uint32_t size; /* sizeof(struct kvl_host) of the core */
+    uint32_t abi_minor; /* KVL_BACKEND_ABI_MINOR of the core */
+    void *ctx; /* the core's; not for backends */
+    const struct kvl_log *log; /* component = the INI section of this instance */
+
+    /* ---- life ---- */
+
+    /** Now, in ms of CLOCK_MONOTONIC. Never blocks. */
+    uint64_t (*now_ms)(const struct kvl_host *host);
+
+    /**
+     * Reads a setting of the instance's INI section.
+     * @return 0; -ENOENT when the option table has no such name.
+     */
+    int (*setting)(const struct kvl_host *host, const char *name, struct kvl_setting *out);
+
+    /**
+     * Starts a thread with all signals blocked and a name of up to 15 bytes. Only from start() on;
+     * each must be joined before stop() returns.
+     * @return 0; -EAGAIN, -ENOMEM.
+     */
+    int (*thread_create)(const struct kvl_host *host, const char *name, void *(*fn)(void *),
+                         void *arg, uint64_t *thread_out);
+
+    /** Waits for the end of a thread. @return 0; -ESRCH for an unknown one. */
+    int (*thread_join)(const struct kvl_host *host, uint64_t thread);
+
+    /* ---- operations the core submitted ---- */
+
+    /**
+     * Ends a batch. Exactly once for each batch whose submit returned 0, never from inside submit.
+     * A second call for the same cookie is counted, logged and otherwise ignored. The record is
+     * borrowed for the call.
+     */
+    void (*complete)(const struct kvl_host *host, const struct kvl_completion *done);
+
+    /**
+     * Asks where to put the bytes of item `item` of the read batch `cookie`, once size and
+     * attributes are known. For a batch without `sg`. At most once per item.
+     * @param found   bytes, attrs, and checksum when the flag says so; its key is ignored
+     * @param addr_out  found->bytes of host memory, aligned to 64, ours until the completion
+     * @return 0; -EBADMSG when the caller expects another size or other attributes; -EMSGSIZE over
+     *         the limit; -ENOMEM no room; -ECANCELED nobody waits any more. On failure drop the
+     *         payload and report that code for the item.
+     */
+    int (*read_target)(const struct kvl_host *host, uint64_t cookie, uint32_t item,
+                       const struct kvl_chunk *found, void **addr_out);
+
+    /**
+     * Adds keys to the answer of a list operation before its completion. Borrowed for the call.
+     * @return 0; -ECANCELED when nobody waits any more.
+     */
+    int (*list_add)(const struct kvl_host *host, uint64_t cookie, const struct kvl_key *keys,
+                    uint32_t count);
+
+    /* ---- the local store, for a backend that serves it to peers ---- */
+
+    /**
+     * Leases a chunk. Never blocks; counts as use.
+     * @return 0 and a lease to give back; -ENOENT; -EAGAIN while its first write is under way.
+     */
+    int (*store_get)(const struct kvl_host *host, const struct kvl_key *key,
+                     struct kvl_view *view_out);
+
+    /** Gives a lease back. -EINVAL for one that is not out. */
+    int (*store_release)(const struct kvl_host *host, uint64_t lease);
+
+    /** 0 when the chunk is there, else -ENOENT. Counts as use. Never blocks. */
+    int (*store_exists)(const struct kvl_host *host, const struct kvl_key *key);
+
+    /**
+     * Makes room for a chunk, evicting others where needed. Invisible until committed; an older
+     * chunk of that key stays visible meanwhile.
+     * @param chunk  key, bytes, attrs; checksum where the flag says so
+     * @return 0, a handle, and chunk->bytes of memory aligned to 64 (NULL for 0 bytes);
+     *         -EMSGSIZE larger than the store takes; -ENOMEM everything is in use;
+     *         -EINVAL bad key.
+     */
+    int (*store_reserve)(const struct kvl_host *host, const struct kvl_chunk *chunk,
+                         uint64_t *slot_out, void **addr_out);
+
+    /**
+     * Makes the bytes visible in one step, in place of an older chunk of that key, and ends the
+     * handle whatever it returns.
+     * @return 0; -EBADMSG when the checksum given to store_reserve does not match; -EINVAL.
+     */
+    int (*store_commit)(const struct kvl_host *host, uint64_t slot);
+
+    /** Gives the room back, nothing is stored, and ends the handle. */
+    int (*store_abort)(const struct kvl_host *host, uint64_t slot);
+
+    /** Takes a chunk out of the store; leases on it stay valid. 0 or -ENOENT. */
+    int (*store_remove)(const struct kvl_host *host, const struct kvl_key *key);
+
+    /**
+     * Calls `fn` for every chunk that was there when the call began, in no order. `fn` runs with no
+     * lock held; the keys are copies. @return 0; -ENOMEM; what `fn` returned.
+     */
+    int (*store_list)(const struct kvl_host *host, kvl_key_fn fn, void *ctx);
+
+    /** Largest chunk the store can take, in bytes. */
+    uint64_t (*store_max_bytes)(const struct kvl_host *host);
+};
+
+KVL_EXTERN_C_END
+
+#endif /* KVL_HOST_H */
