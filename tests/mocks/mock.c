@@ -440,6 +440,15 @@ static void mock_complete(struct mock *mock, struct mock_job *job, int cancelled
     }
 }
 
+/* Not host->now_ms: it may not be called with our lock held. */
+static uint64_t mock_now_ms(void)
+{
+    struct timespec now;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
 static uint64_t mock_due(const struct mock_job *job)
 {
     if (job->verb != MOCK_READ || mock_fault.late_ms == 0 || job->deadline_ms == KVL_NEVER) {
@@ -459,7 +468,7 @@ static struct mock_job *mock_take(struct mock *mock, int *cancelled_out)
     for (;;) {
         job = mock->first;
         due = job != NULL ? mock_due(job) : 0;
-        if (mock->stopping || (job != NULL && mock->host->now_ms(mock->host) >= due)) {
+        if (mock->stopping || (job != NULL && mock_now_ms() >= due)) {
             break;
         }
         if (due != 0) {
@@ -473,7 +482,7 @@ static struct mock_job *mock_take(struct mock *mock, int *cancelled_out)
     if (job != NULL) {
         mock->first = job->next;
         mock->last = mock->first == NULL ? NULL : mock->last;
-        mock->late += due != 0;
+        mock->late += due != 0 && !mock->stopping;
     }
     *cancelled_out = mock->stopping;
     (void)pthread_mutex_unlock(&mock->lock);
