@@ -478,13 +478,13 @@ static int child_sees(const char **what_out)
 
     engine_batch_init(&batch, 1000);
     (void)engine_batch_add(&batch, "a", data, sizeof(data));
-#define EXPECT_ECHILD(call)    \
-    do {                       \
-        r = (call);            \
-        if (r != -ECHILD) {    \
-            *what_out = #call; \
-            return r;          \
-        }                      \
+#define EXPECT_ECHILD(call)                                                                        \
+    do {                                                                                           \
+        r = (call);                                                                                \
+        if (r != -ECHILD) {                                                                        \
+            *what_out = #call;                                                                     \
+            return r;                                                                              \
+        }                                                                                          \
     } while (0)
     EXPECT_ECHILD(plugin->start(engine.instance, NULL));
     EXPECT_ECHILD(plugin->lookup(engine.instance, &batch.batch, &batch.result, NULL));

@@ -51,7 +51,7 @@ int mock_probe(void *self, uint64_t cookie, uint64_t deadline_ms);
 void mock_get_health(void *self, struct kvl_health *health_out);
 void mock_get_stats(void *self, kvl_stat_fn fn, void *ctx);
 
-#define MOCK_CAPS \
+#define MOCK_CAPS                                                                                  \
     (KVL_CAP_READ | KVL_CAP_WRITE | KVL_CAP_LOOKUP | KVL_CAP_REMOVE | KVL_CAP_LIST | KVL_CAP_PROBE)
 
 /** Options of every mock, for `.options`. */
@@ -59,36 +59,36 @@ void mock_get_stats(void *self, kvl_stat_fn fn, void *ctx);
 extern const struct kvl_option mock_options[MOCK_OPTION_COUNT];
 
 /** The slots of a good table, for an initialiser. */
-#define MOCK_SLOTS                                                                                \
-    .create = mock_create, .start = mock_start, .quiesce = mock_quiesce, .stop = mock_stop,       \
-    .destroy = mock_destroy, .lookup = mock_lookup, .read = mock_read, .write = mock_write,       \
-    .remove = mock_remove, .list = mock_list, .probe = mock_probe, .get_health = mock_get_health, \
+#define MOCK_SLOTS                                                                                 \
+    .create = mock_create, .start = mock_start, .quiesce = mock_quiesce, .stop = mock_stop,        \
+    .destroy = mock_destroy, .lookup = mock_lookup, .read = mock_read, .write = mock_write,        \
+    .remove = mock_remove, .list = mock_list, .probe = mock_probe, .get_health = mock_get_health,  \
     .get_stats = mock_get_stats
 
 /** The fields of a good description but for its name and table, for an initialiser. */
-#define MOCK_FIELDS                                                                            \
-    .magic = KVL_BACKEND_MAGIC, .size = sizeof(struct kvl_backend_desc),                       \
-    .abi_major = KVL_BACKEND_ABI_MAJOR, .abi_minor = KVL_BACKEND_ABI_MINOR, .caps = MOCK_CAPS, \
-    .version = "0", .build_id = "mock", .options = mock_options,                               \
+#define MOCK_FIELDS                                                                                \
+    .magic = KVL_BACKEND_MAGIC, .size = sizeof(struct kvl_backend_desc),                           \
+    .abi_major = KVL_BACKEND_ABI_MAJOR, .abi_minor = KVL_BACKEND_ABI_MINOR, .caps = MOCK_CAPS,     \
+    .version = "0", .build_id = "mock", .options = mock_options,                                   \
     .option_count = MOCK_OPTION_COUNT, .option_size = sizeof(struct kvl_option)
 
-#define MOCK_ENTRY(description)                                       \
-    KVL_EXPORT const struct kvl_backend_desc *kvlane_backend_v1(void) \
-    {                                                                 \
-        return description;                                           \
+#define MOCK_ENTRY(description)                                                                    \
+    KVL_EXPORT const struct kvl_backend_desc *kvlane_backend_v1(void)                              \
+    {                                                                                              \
+        return description;                                                                        \
     }
 
 /** A good table and description under the name `word`. */
-#define MOCK_BACKEND(word)                             \
-    static const struct kvl_backend_ops mock_ops = {   \
-        .size = sizeof(struct kvl_backend_ops),        \
-        MOCK_SLOTS,                                    \
-    };                                                 \
-    static const struct kvl_backend_desc mock_desc = { \
-        MOCK_FIELDS,                                   \
-        .name = word,                                  \
-        .ops = &mock_ops,                              \
-    };                                                 \
+#define MOCK_BACKEND(word)                                                                         \
+    static const struct kvl_backend_ops mock_ops = {                                               \
+        .size = sizeof(struct kvl_backend_ops),                                                    \
+        MOCK_SLOTS,                                                                                \
+    };                                                                                             \
+    static const struct kvl_backend_desc mock_desc = {                                             \
+        MOCK_FIELDS,                                                                               \
+        .name = word,                                                                              \
+        .ops = &mock_ops,                                                                          \
+    };                                                                                             \
     MOCK_ENTRY(&mock_desc)
 
 #endif /* KVL_TESTS_MOCK_H */
