@@ -38,6 +38,7 @@ struct mock_job {
     struct kvl_sg *sg; /* NULL: host->read_target says where */
     uint32_t *sg_first;
     int32_t *status;
+    void **targets; /* late: asked for in time, written to when nobody waits any more */
 };
 
 struct mock {
@@ -252,6 +253,7 @@ static void mock_job_free(struct mock_job *job)
         free(job->sg);
         free(job->sg_first);
         free(job->status);
+        free(job->targets);
         free(job);
     }
 }
@@ -323,7 +325,12 @@ static int mock_read_item(struct mock *mock, struct mock_job *job, uint32_t item
         data[found.bytes / 2] ^= 1;
     }
     if (job->sg == NULL) {
-        r = mock->host->read_target(mock->host, job->cookie, item, &found, &target);
+        if (job->targets != NULL) {
+            target = job->targets[item];
+            r = target != NULL ? 0 : -ECANCELED;
+        } else {
+            r = mock->host->read_target(mock->host, job->cookie, item, &found, &target);
+        }
         if (r == 0) {
             memcpy(target, data, found.bytes);
         }
@@ -449,44 +456,74 @@ static uint64_t mock_now_ms(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-static uint64_t mock_due(const struct mock_job *job)
+/* Asks for the targets while the deadline is not over, as a transfer that is only slow would. */
+static void mock_ask_targets(struct mock *mock, struct mock_job *job)
 {
-    if (job->verb != MOCK_READ || mock_fault.late_ms == 0 || job->deadline_ms == KVL_NEVER) {
-        return 0;
+    struct kvl_chunk found;
+    uint8_t *data = NULL;
+    uint32_t i;
+
+    job->targets = calloc(job->count, sizeof(*job->targets));
+    for (i = 0; i < job->count && job->targets != NULL && job->sg == NULL; i++) {
+        if (mock_copy_out(mock, &job->chunks[i].key, &found, &data) == 0) {
+            free(data);
+            (void)mock->host->read_target(mock->host, job->cookie, i, &found, &job->targets[i]);
+        }
     }
-    return job->deadline_ms + mock_fault.late_ms;
 }
 
-/* Waits for the next job that is due. NULL when stopping and nothing is left. */
+/* Waits until the job is late enough, or the mock is stopped. */
+static void mock_linger(struct mock *mock, const struct mock_job *job)
+{
+    uint64_t due = job->deadline_ms + mock_fault.late_ms;
+    struct timespec until = {.tv_sec = (time_t)(due / 1000),
+                             .tv_nsec = (long)(due % 1000) * 1000000};
+
+    (void)pthread_mutex_lock(&mock->lock);
+    while (!mock->stopping && mock_now_ms() < due) {
+        (void)pthread_cond_timedwait(&mock->wake, &mock->lock, &until);
+    }
+    (void)pthread_mutex_unlock(&mock->lock);
+}
+
+/* Waits for the next job. NULL when stopping and nothing is left. */
 static struct mock_job *mock_take(struct mock *mock, int *cancelled_out)
 {
     struct mock_job *job;
-    struct timespec until;
-    uint64_t due;
 
     (void)pthread_mutex_lock(&mock->lock);
-    for (;;) {
-        job = mock->first;
-        due = job != NULL ? mock_due(job) : 0;
-        if (mock->stopping || (job != NULL && mock_now_ms() >= due)) {
-            break;
-        }
-        if (due != 0) {
-            until = (struct timespec){.tv_sec = (time_t)(due / 1000),
-                                      .tv_nsec = (long)(due % 1000) * 1000000};
-            (void)pthread_cond_timedwait(&mock->wake, &mock->lock, &until);
-        } else {
-            (void)pthread_cond_wait(&mock->wake, &mock->lock);
-        }
+    while (mock->first == NULL && !mock->stopping) {
+        (void)pthread_cond_wait(&mock->wake, &mock->lock);
     }
+    job = mock->first;
     if (job != NULL) {
         mock->first = job->next;
         mock->last = mock->first == NULL ? NULL : mock->last;
-        mock->late += due != 0 && !mock->stopping;
     }
     *cancelled_out = mock->stopping;
     (void)pthread_mutex_unlock(&mock->lock);
     return job;
+}
+
+static void mock_serve(struct mock *mock, struct mock_job *job, int cancelled)
+{
+    int is_move = job->verb == MOCK_READ || job->verb == MOCK_WRITE;
+    int is_late = mock_fault.late_ms != 0 && job->verb == MOCK_READ &&
+                  job->deadline_ms != KVL_NEVER && !cancelled;
+
+    if (mock_fault.never && is_move) {
+        return;
+    }
+    if (is_late) {
+        mock_ask_targets(mock, job);
+        mock_linger(mock, job);
+    }
+    mock_complete(mock, job, cancelled);
+    if (is_late) {
+        (void)pthread_mutex_lock(&mock->lock);
+        mock->late++;
+        (void)pthread_mutex_unlock(&mock->lock);
+    }
 }
 
 static void *mock_run(void *arg)
@@ -496,9 +533,7 @@ static void *mock_run(void *arg)
     int cancelled;
 
     while ((job = mock_take(mock, &cancelled)) != NULL) {
-        if (!mock_fault.never || (job->verb != MOCK_READ && job->verb != MOCK_WRITE)) {
-            mock_complete(mock, job, cancelled);
-        }
+        mock_serve(mock, job, cancelled);
         mock_job_free(job);
     }
     return NULL;
