@@ -101,7 +101,7 @@ static int bench_write_json(const struct bench *bench)
         if (bench->values[i].value < 0) {
             fprintf(file, ", \"%s\": null", bench->values[i].key);
         } else {
-            fprintf(file, ", \"%s\": %.4g", bench->values[i].key, bench->values[i].value);
+            fprintf(file, ", \"%s\": %.6g", bench->values[i].key, bench->values[i].value);
         }
     }
     fprintf(file, "}\n");
@@ -118,7 +118,7 @@ int bench_end(const struct bench *bench)
         if (bench->values[i].value < 0) {
             printf(" %s=n/a", bench->values[i].key);
         } else {
-            printf(" %s=%.4g", bench->values[i].key, bench->values[i].value);
+            printf(" %s=%.6g", bench->values[i].key, bench->values[i].value);
         }
     }
     printf("\n");
