@@ -34,7 +34,7 @@ static const char server_ini[] = "[store]\n"
                                  "max_bytes = 1GiB\n"
                                  "[tcp_remote]\n"
                                  "role = server\n"
-                                 "listen = lm://127.0.0.1:0\n";
+                                 "listen = 127.0.0.1:0\n";
 
 /** Times of one path over all prompts. */
 struct demo_path {

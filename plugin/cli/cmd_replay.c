@@ -189,7 +189,7 @@ static int server_start(struct replay *self, char *address_out, size_t address_s
 
     (void)snprintf(ini, sizeof(ini),
                    "[store]\nmax_bytes = %" PRIu64 "\n"
-                   "[tcp_remote]\nrole = server\nlisten = lm://127.0.0.1:0\n",
+                   "[tcp_remote]\nrole = server\nlisten = 127.0.0.1:0\n",
                    self->server_bytes);
     return child_serve(&self->server, &self->common, "--ini", ini, address_out, address_size);
 }
