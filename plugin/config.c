@@ -317,8 +317,10 @@ static int read_file(const char *path, char **text_out, size_t *length_out, stru
         return kvl_err_set(err, -e, e, "config: cannot read '%s': %s", path, strerror(e));
     }
     if (!S_ISREG(st.st_mode) || st.st_size > KVL_CONFIG_FILE_MAX) {
+        const int code = S_ISREG(st.st_mode) ? -EFBIG : S_ISDIR(st.st_mode) ? -EISDIR : -EINVAL;
+
         close(fd);
-        return kvl_err_set(err, S_ISREG(st.st_mode) ? -EFBIG : -EINVAL, 0,
+        return kvl_err_set(err, code, 0,
                            "config: '%s' is not a regular file of at most %u bytes", path,
                            KVL_CONFIG_FILE_MAX);
     }
@@ -501,6 +503,19 @@ static int apply_defaults(struct kvl_settings *settings)
     return 0;
 }
 
+/* A slip in a name must not print what was meant to be a secret. */
+static int has_secret(const struct kvl_settings *settings, size_t settings_count)
+{
+    for (size_t s = 0; s < settings_count; s++) {
+        for (uint32_t i = 0; i < settings[s].option_count; i++) {
+            if (settings[s].options[i].type == KVL_OPTION_SECRET) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
 static int apply_key(struct kvl_config *config, const struct kvl_config_section *section,
                      const struct kvl_config_key *key, struct kvl_settings *settings,
                      size_t settings_count)
@@ -526,7 +541,8 @@ static int apply_key(struct kvl_config *config, const struct kvl_config_section 
     }
     near = nearest_option(settings, settings_count, key->name);
     kvl_config_error(config, key->line, "[%s] %s = %.100s: unknown key%s%s%s", section->name,
-                     key->name, key->value, near != NULL ? "; did you mean '" : "",
+                     key->name, has_secret(settings, settings_count) ? "(not shown)" : key->value,
+                     near != NULL ? "; did you mean '" : "",
                      near != NULL ? near : "", near != NULL ? "'?" : "");
     return 0;
 }

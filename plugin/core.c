@@ -83,9 +83,16 @@ uint32_t kvl_core_fork_generation(void)
 
 /* ---- reading the file ---- */
 
+static const char *const core_sections[] = {"kvlane", "store"};
+
 static int is_core_section(const char *name)
 {
-    return strcmp(name, "kvlane") == 0 || strcmp(name, "store") == 0;
+    return strcmp(name, core_sections[0]) == 0 || strcmp(name, core_sections[1]) == 0;
+}
+
+static const char *near_core_section(const char *name)
+{
+    return kvl_name_nearest(name, core_sections, 2);
 }
 
 static int plan_init(struct plan *plan, const struct kvl_open_params *params, struct kvl_err *err)
@@ -132,18 +139,21 @@ static void plan_fini(struct plan *plan)
 static int report_errors(const struct plan *plan, const struct kvl_log *log, struct kvl_err *err)
 {
     const char *at = plan->config.errors;
+    size_t length = plan->config.errors_length;
 
     if (plan->config.error_count == 0) {
         return 0;
     }
-    while (at != NULL && *at != '\0') {
-        int length = (int)strcspn(at, "\n");
-
-        kvl_error(log, "config: %.*s", length, at);
-        at += length + 1;
+    if (length == 0) {
+        return kvl_err_set(err, -ENOMEM, 0, "config: no memory to say what is wrong");
     }
-    return kvl_err_set(err, -EINVAL, 0, "%s",
-                       plan->config.errors != NULL ? plan->config.errors : "no memory");
+    while (at != NULL && *at != '\0') {
+        int line = (int)strcspn(at, "\n");
+
+        kvl_error(log, "config: %.*s", line, at);
+        at += line + 1;
+    }
+    return kvl_err_set(err, -EINVAL, 0, "%.*s", (int)length - 1, plan->config.errors);
 }
 
 /* ---- open ---- */
@@ -208,8 +218,11 @@ static int make_backends(struct kvl_instance *instance, struct plan *plan,
         }
         r = kvl_backend_create(&context, section, create, &backend, &scratch);
         if (r < 0) {
-            kvl_config_error(&plan->config, section->line, "[%s] %s", section->name,
-                             scratch.text);
+            const char *near = r == -ENOENT ? near_core_section(section->name) : NULL;
+
+            kvl_config_error(&plan->config, section->line, "[%s] %s%s%s%s", section->name,
+                             scratch.text, near != NULL ? "; did you mean [" : "",
+                             near != NULL ? near : "", near != NULL ? "]?" : "");
             first = first != 0 ? first : r;
         } else if (backend != NULL) {
             backend->index = instance->route.count;
@@ -341,6 +354,11 @@ static int drain_all(struct kvl_instance *instance, uint64_t deadline_ms)
             backend->module.ops.quiesce(backend->self);
         }
     }
+    if (kvl_flights_drain(instance->flights, deadline_ms) < 0) {
+        kvl_warn(&instance->log, "core: transfers were still under way at the deadline of close, "
+                                 "cutting them off");
+        r = -ETIMEDOUT;
+    }
     for (uint32_t i = 0; i < instance->route.count; i++) {
         const struct kvl_backend *backend = instance->route.backends[i];
 
@@ -363,8 +381,8 @@ int kvl_core_close(struct kvl_instance *instance, uint64_t deadline_ms)
 
     atomic_store(&instance->closing, 1);
     kvl_watch_stop(instance->watch);
-    kvl_flights_cut_all(instance->flights);
     r = drain_all(instance, deadline_ms);
+    kvl_flights_cut_all(instance->flights);
     for (uint32_t i = instance->route.count; i-- > 0;) {
         kvl_backend_destroy(instance->route.backends[i]);
     }
@@ -382,7 +400,7 @@ int kvl_core_close(struct kvl_instance *instance, uint64_t deadline_ms)
     if (out > 0) {
         kvl_warn(&instance->log, "core: %llu leases or slots were still out; their memory stays "
                  "mapped", (unsigned long long)out);
-        r = -EBUSY;
+        r = lost > 0 ? -ETIMEDOUT : -EBUSY;
     }
     free_instance(instance);
     return r;

@@ -40,6 +40,7 @@ struct kvl_flights {
     struct kvl_table ops;
     struct kvl_table flights;
     uint64_t quarantined;
+    pthread_cond_t idle; /* only quarantined flights are left */
     struct kvl_store *store; /* borrowed */
     struct kvl_registry *registry; /* borrowed */
     const struct kvl_log *log; /* borrowed */
@@ -53,6 +54,30 @@ uint64_t kvl_now_ms(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
+static void init_cond(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+/* Waits once; the lock is held. @return 0, also for nothing; ETIMEDOUT. */
+static int wait_cond(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t deadline_ms)
+{
+    const struct timespec until = {
+        .tv_sec = (time_t)(deadline_ms / 1000),
+        .tv_nsec = (long)(deadline_ms % 1000) * 1000000,
+    };
+
+    if (deadline_ms == KVL_NEVER) {
+        return pthread_cond_wait(cond, lock);
+    }
+    return pthread_cond_timedwait(cond, lock, &until);
+}
+
 int kvl_flights_create(struct kvl_store *store, struct kvl_registry *registry,
                        const struct kvl_log *log, struct kvl_flights **flights_out)
 {
@@ -62,6 +87,7 @@ int kvl_flights_create(struct kvl_store *store, struct kvl_registry *registry,
         return -ENOMEM;
     }
     pthread_mutex_init(&flights->lock, NULL);
+    init_cond(&flights->idle);
     kvl_table_init(&flights->ops);
     kvl_table_init(&flights->flights);
     flights->store = store;
@@ -87,6 +113,7 @@ uint64_t kvl_flights_destroy(struct kvl_flights *flights)
     }
     kvl_table_fini(&flights->flights);
     kvl_table_fini(&flights->ops);
+    pthread_cond_destroy(&flights->idle);
     pthread_mutex_destroy(&flights->lock);
     free(flights);
     return lost;
@@ -113,7 +140,6 @@ int kvl_op_create(struct kvl_flights *flights, enum kvl_op_kind kind,
 {
     const uint32_t count = batch != NULL ? batch->count : 0;
     struct kvl_op *op = calloc(1, sizeof(*op));
-    pthread_condattr_t attr;
 
     if (op == NULL) {
         return -ENOMEM;
@@ -130,10 +156,7 @@ int kvl_op_create(struct kvl_flights *flights, enum kvl_op_kind kind,
         op->sg = malloc((batch_runs(batch) + 1) * sizeof(*op->sg));
         op->sg_first = calloc(count + 2, sizeof(*op->sg_first));
     }
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&op->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    init_cond(&op->changed);
     if (op->status == NULL || op->location == NULL || op->items == NULL || op->keys == NULL ||
         (kind == KVL_OP_LOAD && (op->sg == NULL || op->sg_first == NULL))) {
         kvl_op_destroy(op);
@@ -403,6 +426,9 @@ static void retire(struct kvl_flights *flights, struct kvl_flight *flight)
     unlink_flight(flight);
     kvl_table_drop(&flights->flights, flight->cookie);
     atomic_fetch_sub_explicit(&backend->in_flight, 1, memory_order_relaxed);
+    if (flights->flights.count == flights->quarantined) {
+        pthread_cond_broadcast(&flights->idle);
+    }
 }
 
 /* The backend refused: as if it had never been asked, except that it is not asked again. */
@@ -598,7 +624,10 @@ void kvl_flights_complete(struct kvl_flights *flights, struct kvl_backend *backe
 
 static int target_fits(const struct kvl_chunk *expected, const struct kvl_chunk *found)
 {
-    if (expected->bytes != 0 && expected->bytes != found->bytes) {
+    const uint32_t sums = expected->flags & found->flags & KVL_CHUNK_HAS_CHECKSUM;
+
+    if ((expected->bytes != 0 && expected->bytes != found->bytes) ||
+        (sums != 0 && expected->checksum != found->checksum)) {
         return 0;
     }
     return (expected->flags & KVL_CHUNK_EXPECT_ATTRS) == 0 ||
@@ -623,6 +652,11 @@ int kvl_flights_read_target(struct kvl_flights *flights, uint64_t cookie, uint32
         chunk.key.length = flight->cargo[item].chunk.key.length;
         memcpy(key, flight->cargo[item].key, chunk.key.length);
         r = target_fits(&flight->cargo[item].chunk, found) ? 0 : -EBADMSG;
+        if ((chunk.flags & KVL_CHUNK_HAS_CHECKSUM) == 0) {
+            /* what the engine knows is checked when the bytes are in */
+            chunk.checksum = flight->cargo[item].chunk.checksum;
+            chunk.flags |= flight->cargo[item].chunk.flags & KVL_CHUNK_HAS_CHECKSUM;
+        }
     }
     pthread_mutex_unlock(&flights->lock);
     if (r < 0) {
@@ -696,17 +730,11 @@ int kvl_flights_list_add(struct kvl_flights *flights, uint64_t cookie, const str
 int kvl_op_wait(struct kvl_op *op, uint64_t deadline_ms)
 {
     struct kvl_flights *flights = op->flights;
-    struct timespec until = {
-        .tv_sec = (time_t)(deadline_ms / 1000),
-        .tv_nsec = (long)(deadline_ms % 1000) * 1000000,
-    };
     int r = 0;
 
     pthread_mutex_lock(&flights->lock);
     while (r == 0 && op->pending > 0 && op->landed == op->seen && !op->cancelled) {
-        if (deadline_ms == KVL_NEVER) {
-            pthread_cond_wait(&op->changed, &flights->lock);
-        } else if (pthread_cond_timedwait(&op->changed, &flights->lock, &until) == ETIMEDOUT) {
+        if (wait_cond(&op->changed, &flights->lock, deadline_ms) == ETIMEDOUT) {
             r = op->landed == op->seen ? -ETIMEDOUT : 0;
             break;
         }
@@ -784,6 +812,19 @@ int kvl_flights_cancel(struct kvl_flights *flights, uint64_t handle)
     }
     pthread_mutex_unlock(&flights->lock);
     return op != NULL ? 0 : -EINVAL;
+}
+
+int kvl_flights_drain(struct kvl_flights *flights, uint64_t deadline_ms)
+{
+    int r = 0;
+
+    pthread_mutex_lock(&flights->lock);
+    while (r == 0 && flights->flights.count > flights->quarantined) {
+        r = wait_cond(&flights->idle, &flights->lock, deadline_ms);
+    }
+    r = flights->flights.count > flights->quarantined ? -ETIMEDOUT : 0;
+    pthread_mutex_unlock(&flights->lock);
+    return r;
 }
 
 void kvl_flights_cut_all(struct kvl_flights *flights)

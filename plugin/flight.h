@@ -137,6 +137,9 @@ void kvl_op_cut(struct kvl_op *op, int status);
 /** kvl_op_cut for an op somebody else waits for. @return 0; -EINVAL no such op. */
 int kvl_flights_cancel(struct kvl_flights *flights, uint64_t handle);
 
+/** Waits until no flight of a living op is under way. @return 0; -ETIMEDOUT. */
+int kvl_flights_drain(struct kvl_flights *flights, uint64_t deadline_ms);
+
 /** Ends every op, for close(). */
 void kvl_flights_cut_all(struct kvl_flights *flights);
 

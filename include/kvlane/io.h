@@ -21,7 +21,7 @@ struct kvl_chunk {
     struct kvl_key key;
     struct kvl_attrs attrs; /* write: stored with the bytes; read: see flags */
     uint64_t bytes; /* write: size; read: size expected, 0 = any; lookup, remove: 0 */
-    uint64_t checksum; /* see flags */
+    uint64_t checksum; /* see flags; on a read what the reader expects: others are -EBADMSG */
     uint32_t flags; /* KVL_CHUNK_ */
     uint32_t reserved; /* 0 */
 };

@@ -18,7 +18,8 @@
  *
  * The return value of such a call is that of the operation as a whole: 0, or the first real failure.
  * A miss is none: it is -ENOENT in item_status. A failing backend never fails the call: a load ends
- * as a miss of some items, a save as items that were not stored.
+ * as a miss of some items, and a save has succeeded once the own store took it. A load or lookup
+ * that is cut off at its deadline returns -ETIMEDOUT, with what was done until then in the items.
  *
  * Threads: every function may be called from any thread and several at once; close only after all
  * other calls on that instance have returned. After fork() the child gets -ECHILD from every call
