@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tcp_remote_options.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define DAY_MS (24ll * 3600 * 1000)
+
+const struct kvl_option tcp_remote_option_table[TCP_REMOTE_OPTION_COUNT] = {
+    {"role", KVL_OPTION_ENUM, 0, "client", "client|server", 0, 0,
+     "client: store chunks at a peer; server: serve the local store to peers"},
+    {"url", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "client: the peer, lm://host:port, host:port, [v6]:port or unix:/path"},
+    {"connections", KVL_OPTION_INT, 0, "2", NULL, 1, 64, "client: connections to the peer"},
+    {"connect_timeout", KVL_OPTION_DURATION, 0, "5s", NULL, 1, DAY_MS,
+     "client: longest wait for one address to connect"},
+    {"request_timeout", KVL_OPTION_DURATION, 0, "10s", NULL, 1, DAY_MS,
+     "client: deadline of a batch that has none, and longest time without a byte moving"},
+    {"confirm", KVL_OPTION_BOOL, 0, "yes", NULL, 0, 0,
+     "client: ask for each chunk behind its PUT; the wire has no other answer"},
+    {"checksum", KVL_OPTION_BOOL, 0, "no", NULL, 0, 0,
+     "client: store sealed chunks, under keys of their own"},
+    {"backoff_min", KVL_OPTION_DURATION, 0, "100ms", NULL, 1, DAY_MS,
+     "client: first pause before connecting again"},
+    {"backoff_max", KVL_OPTION_DURATION, 0, "10s", NULL, 1, DAY_MS,
+     "client: longest pause before connecting again"},
+    {"max_in_flight", KVL_OPTION_INT, 0, "1024", NULL, 1, 65536,
+     "client: batches accepted at a time"},
+    {"listen", KVL_OPTION_STRING, 0, "127.0.0.1:65432", NULL, 0, 0,
+     "server: addresses with commas between them; port 0 lets the kernel pick"},
+    {"allow_remote", KVL_OPTION_BOOL, 0, "no", NULL, 0, 0,
+     "server: listen beyond loopback too; the wire has no authentication"},
+    {"io_threads", KVL_OPTION_INT, 0, "2", NULL, 1, 64, "server: threads that serve connections"},
+    {"max_connections", KVL_OPTION_INT, 0, "1024", NULL, 1, 1000000,
+     "server: more are accepted and closed at once"},
+    {"max_value", KVL_OPTION_SIZE, 0, "1GiB", NULL, 1, INT32_MAX,
+     "server: largest chunk a peer may store"},
+    {"stall_timeout", KVL_OPTION_DURATION, 0, "30s", NULL, 1, DAY_MS,
+     "server: longest pause inside a header or body"},
+    {"send_timeout", KVL_OPTION_DURATION, 0, "30s", NULL, 1, DAY_MS,
+     "server: longest time a peer takes no byte of its reply"},
+    {"idle_timeout", KVL_OPTION_DURATION, 0, "0", NULL, 0, DAY_MS,
+     "server: longest pause between requests, 0 = no limit; LMCache's client never reconnects"},
+};
+
+int tcp_remote_err(struct kvl_err *err, int code, const char *fmt, ...)
+{
+    va_list args;
+    int n;
+
+    if (err == NULL || err->size < sizeof(*err)) {
+        return code;
+    }
+    err->code = code;
+    err->os_errno = -code;
+    va_start(args, fmt);
+    n = vsnprintf(err->text, sizeof(err->text), fmt, args);
+    va_end(args);
+    if (n < 0) {
+        err->text[0] = '\0';
+    }
+    return code;
+}
+
+static int64_t options_number(const struct kvl_host *host, const char *name)
+{
+    struct kvl_setting setting = {0};
+
+    return host->setting(host, name, &setting) == 0 ? setting.number : 0;
+}
+
+static const char *options_text(const struct kvl_host *host, const char *name)
+{
+    struct kvl_setting setting = {0};
+
+    return host->setting(host, name, &setting) == 0 && setting.text != NULL ? setting.text : "";
+}
+
+static int options_read_client(const struct kvl_host *host, struct tcp_remote_options *options,
+                               struct kvl_err *err)
+{
+    options->url_text = options_text(host, "url");
+    options->connections = (uint32_t)options_number(host, "connections");
+    options->max_in_flight = (uint32_t)options_number(host, "max_in_flight");
+    options->connect_timeout_ms = (uint64_t)options_number(host, "connect_timeout");
+    options->request_timeout_ms = (uint64_t)options_number(host, "request_timeout");
+    options->backoff_min_ms = (uint64_t)options_number(host, "backoff_min");
+    options->backoff_max_ms = (uint64_t)options_number(host, "backoff_max");
+    options->confirm = options_number(host, "confirm") != 0;
+    options->checksum = options_number(host, "checksum") != 0;
+    if (options->backoff_max_ms < options->backoff_min_ms) {
+        return tcp_remote_err(err, -EINVAL, "tcp_remote: backoff_max is below backoff_min");
+    }
+    if (options->url_text[0] == '\0') {
+        return tcp_remote_err(err, -EINVAL, "tcp_remote: role client needs a url");
+    }
+    if (kvl_sock_parse(options->url_text, &options->url) < 0 ||
+        (!options->url.is_unix && options->url.port == 0)) {
+        return tcp_remote_err(err, -EINVAL,
+                              "tcp_remote: url '%s' is none of lm://host:port, host:port, "
+                              "[v6]:port, unix:/path",
+                              options->url_text);
+    }
+    return 0;
+}
+
+static int options_read_listen(const char *text, struct tcp_remote_options *options,
+                               struct kvl_err *err)
+{
+    char one[300];
+
+    while (*text != '\0') {
+        size_t length = strcspn(text, ",");
+        size_t skip = strspn(text, " \t");
+
+        if (skip > length) {
+            skip = length;
+        }
+        if (options->listen_count == TCP_REMOTE_LISTENERS_MAX || length - skip >= sizeof(one)) {
+            return tcp_remote_err(err, -EINVAL,
+                                  "tcp_remote: listen has too many or too long "
+                                  "addresses");
+        }
+        memcpy(one, text + skip, length - skip);
+        one[length - skip] = '\0';
+        for (size_t n = length - skip; n > 0 && strchr(" \t", one[n - 1]) != NULL; n--) {
+            one[n - 1] = '\0';
+        }
+        if (kvl_sock_parse(one, &options->listen[options->listen_count]) < 0) {
+            return tcp_remote_err(err, -EINVAL,
+                                  "tcp_remote: listen address '%s' is none of lm://host:port, "
+                                  "host:port, [v6]:port, unix:/path",
+                                  one);
+        }
+        options->listen_count++;
+        text += length + (text[length] == ',');
+    }
+    if (options->listen_count == 0) {
+        return tcp_remote_err(err, -EINVAL, "tcp_remote: role server needs a listen address");
+    }
+    return 0;
+}
+
+static int options_read_server(const struct kvl_host *host, struct tcp_remote_options *options,
+                               struct kvl_err *err)
+{
+    options->allow_remote = options_number(host, "allow_remote") != 0;
+    options->io_threads = (uint32_t)options_number(host, "io_threads");
+    options->max_connections = (uint32_t)options_number(host, "max_connections");
+    options->max_value = (uint64_t)options_number(host, "max_value");
+    options->stall_timeout_ms = (uint64_t)options_number(host, "stall_timeout");
+    options->send_timeout_ms = (uint64_t)options_number(host, "send_timeout");
+    options->idle_timeout_ms = (uint64_t)options_number(host, "idle_timeout");
+    return options_read_listen(options_text(host, "listen"), options, err);
+}
+
+int tcp_remote_options_read(const struct kvl_host *host, struct tcp_remote_options *options_out,
+                            struct kvl_err *err)
+{
+    struct tcp_remote_options options = {0};
+    int r;
+
+    options.role = options_number(host, "role") == 1 ? TCP_REMOTE_SERVER : TCP_REMOTE_CLIENT;
+    if (options.role == TCP_REMOTE_SERVER) {
+        r = options_read_server(host, &options, err);
+    } else {
+        r = options_read_client(host, &options, err);
+    }
+    if (r == 0) {
+        *options_out = options;
+    }
+    return r;
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file tcp_remote_options.h
+ * The keys of the INI section `tcp_remote`, and their values as one record.
+ */
+#ifndef KVL_TCP_REMOTE_OPTIONS_H
+#define KVL_TCP_REMOTE_OPTIONS_H
+
+#include <kvlane/backend.h>
+
+#include "sock.h"
+
+#define TCP_REMOTE_LISTENERS_MAX 8u
+
+enum tcp_remote_role { TCP_REMOTE_CLIENT, TCP_REMOTE_SERVER };
+
+struct tcp_remote_options {
+    enum tcp_remote_role role;
+
+    /* client */
+    struct kvl_sock_name url;
+    const char *url_text; /* borrowed from the host */
+    uint32_t connections;
+    uint32_t max_in_flight;
+    uint64_t connect_timeout_ms;
+    uint64_t request_timeout_ms;
+    uint64_t backoff_min_ms;
+    uint64_t backoff_max_ms;
+    int confirm;
+    int checksum;
+
+    /* server */
+    struct kvl_sock_name listen[TCP_REMOTE_LISTENERS_MAX];
+    size_t listen_count;
+    int allow_remote;
+    uint32_t io_threads;
+    uint32_t max_connections;
+    uint64_t max_value;
+    uint64_t stall_timeout_ms;
+    uint64_t send_timeout_ms;
+    uint64_t idle_timeout_ms; /* 0 = off */
+};
+
+#define TCP_REMOTE_OPTION_COUNT 18u
+extern const struct kvl_option tcp_remote_option_table[TCP_REMOTE_OPTION_COUNT];
+
+/** Reads and checks the settings. @return 0; -EINVAL and err->text. */
+int tcp_remote_options_read(const struct kvl_host *host, struct tcp_remote_options *options_out,
+                            struct kvl_err *err);
+
+/** Fills `err` as far as its size reaches. `err` may be NULL. @return `code`. */
+int tcp_remote_err(struct kvl_err *err, int code, const char *fmt, ...) KVL_PRINTF(3, 4);
+
+#endif /* KVL_TCP_REMOTE_OPTIONS_H */

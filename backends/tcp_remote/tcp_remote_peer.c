@@ -1,0 +1,468 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tcp_remote_peer.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "tcp_remote_list.h"
+#include "tcp_remote_server.h"
+
+/* What answering a request costs of a turn's budget besides its bytes: a lookup is not free. */
+#define REQUEST_COST ((size_t)4096)
+
+struct tcp_remote_peer *tcp_remote_peer_create(int take_fd, const struct kvl_sock_addr *addr)
+{
+    struct tcp_remote_peer *peer = calloc(1, sizeof(*peer));
+
+    if (peer == NULL) {
+        return NULL;
+    }
+    peer->source = TCP_REMOTE_SOURCE_PEER;
+    peer->phase = TCP_REMOTE_PHASE_HEADER;
+    peer->fd = take_fd;
+    peer->addr = *addr;
+    peer->is_tcp = !kvl_sock_is_unix(addr);
+    if (peer->is_tcp) {
+        kvl_sock_set_nodelay(take_fd);
+        kvl_sock_set_keepalive(take_fd);
+    }
+    return peer;
+}
+
+static void peer_drop_payload(struct tcp_remote_peer *peer)
+{
+    if (peer->has_lease) {
+        peer->has_lease = false;
+        (void)peer->loop->host->store_release(peer->loop->host, peer->lease);
+    }
+    if (peer->list != NULL) {
+        free(peer->list);
+        peer->list = NULL;
+        tcp_remote_server_give_list(peer->loop->server, peer->list_bytes);
+    }
+    peer->payload = NULL;
+    peer->payload_left = 0;
+}
+
+void tcp_remote_peer_destroy(struct tcp_remote_peer *peer)
+{
+    if (peer == NULL) {
+        return;
+    }
+    if (peer->has_slot) {
+        (void)peer->loop->host->store_abort(peer->loop->host, peer->slot);
+    }
+    peer_drop_payload(peer);
+    close(peer->fd);
+    free(peer);
+}
+
+static void peer_count(struct tcp_remote_peer *peer, enum tcp_remote_counter counter)
+{
+    tcp_remote_loop_count(peer->loop, counter, 1);
+}
+
+static void peer_moved(struct tcp_remote_peer *peer, enum tcp_remote_counter way, size_t bytes,
+                       size_t *budget)
+{
+    peer->moved_ms = peer->loop->now_ms;
+    *budget -= bytes < *budget ? bytes : *budget;
+    tcp_remote_loop_count(peer->loop, way, bytes);
+}
+
+/*
+ * The kernel delays the ACK of bytes that get no answer, a PUT, and Nagle's algorithm at the client
+ * then holds the payload's tail or the next header for 40 ms. It leaves this mode by itself, hence
+ * again and again.
+ */
+static void peer_ack(struct tcp_remote_peer *peer)
+{
+    if (peer->is_tcp) {
+        kvl_sock_quickack(peer->fd);
+    }
+}
+
+static void peer_complain(struct tcp_remote_peer *peer, const char *what)
+{
+    char text[KVL_SOCK_TEXT_MAX];
+
+    if (tcp_remote_server_first(peer->loop->server, &peer->addr)) {
+        kvl_sock_print(&peer->addr, text, sizeof(text));
+        kvl_warn(peer->loop->host->log,
+                 "tcp_remote: peer '%s' %s; counted from now on without a line", text, what);
+    }
+}
+
+static enum tcp_remote_step peer_protocol_error(struct tcp_remote_peer *peer, const char *what)
+{
+    peer_count(peer, TCP_REMOTE_COUNT_PROTOCOL_ERRORS);
+    peer_complain(peer, what);
+    return TCP_REMOTE_STEP_CLOSE;
+}
+
+/* ---- replies ---- */
+
+static void peer_reply(struct tcp_remote_peer *peer, int32_t code, int32_t length,
+                       const struct kvl_attrs *attrs)
+{
+    const struct tcp_remote_reply reply = {.code = code, .length = length, .attrs = *attrs};
+
+    tcp_remote_reply_encode(&reply, peer->out + peer->out_at + peer->out_length);
+    peer->out_length += TCP_REMOTE_REPLY_BYTES;
+    if (peer->out_length + TCP_REMOTE_REPLY_BYTES > sizeof(peer->out)) {
+        peer->flushing = true;
+    }
+}
+
+static void peer_reply_plain(struct tcp_remote_peer *peer, bool success)
+{
+    peer_reply(peer, success ? TCP_REMOTE_SUCCESS : TCP_REMOTE_FAIL, 0, &tcp_remote_no_attrs);
+}
+
+static void peer_sent(struct tcp_remote_peer *peer, size_t bytes)
+{
+    size_t head = bytes < peer->out_length ? bytes : peer->out_length;
+
+    peer->out_at += head;
+    peer->out_length -= head;
+    if (bytes > head) {
+        peer->payload += bytes - head;
+        peer->payload_left -= bytes - head;
+    }
+}
+
+/* Sends what waits. ON when all of it left. */
+static enum tcp_remote_step peer_flush(struct tcp_remote_peer *peer, size_t *budget)
+{
+    while (peer->out_length > 0 || peer->payload_left > 0) {
+        size_t room = *budget > peer->out_length ? *budget - peer->out_length : 0;
+        size_t chunk = peer->payload_left < room ? peer->payload_left : room;
+        struct iovec iov[2] = {
+            {.iov_base = peer->out + peer->out_at, .iov_len = peer->out_length},
+            {.iov_base = (void *)(uintptr_t)peer->payload, .iov_len = chunk},
+        };
+        struct msghdr msg = {.msg_iov = iov, .msg_iovlen = chunk > 0 ? 2 : 1};
+        ssize_t n;
+
+        if (*budget == 0) {
+            return TCP_REMOTE_STEP_WRITE;
+        }
+        n = sendmsg(peer->fd, &msg, MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n < 0) {
+            return errno == EAGAIN ? TCP_REMOTE_STEP_WRITE : TCP_REMOTE_STEP_CLOSE;
+        }
+        peer_sent(peer, (size_t)n);
+        peer_moved(peer, TCP_REMOTE_COUNT_BYTES_OUT, (size_t)n, budget);
+    }
+    peer_drop_payload(peer);
+    peer->out_at = 0;
+    peer->flushing = false;
+    return TCP_REMOTE_STEP_ON;
+}
+
+/* ---- requests ---- */
+
+static void peer_refuse_put(struct tcp_remote_peer *peer, const struct kvl_key *key, int code)
+{
+    const struct kvl_host *host = peer->loop->host;
+
+    /* a miss is legal, the bytes the client wanted to replace are not */
+    (void)host->store_remove(host, key);
+    peer_count(peer, TCP_REMOTE_COUNT_PUT_REFUSED);
+    peer_complain(peer, code == -EMSGSIZE ? "stores chunks over the limit, they are dropped"
+                                          : "stores chunks there is no room for, they are dropped");
+    peer->phase = peer->body_left > 0 ? TCP_REMOTE_PHASE_DROP : TCP_REMOTE_PHASE_HEADER;
+}
+
+static void peer_commit(struct tcp_remote_peer *peer)
+{
+    const struct kvl_host *host = peer->loop->host;
+
+    peer->has_slot = false;
+    peer->phase = TCP_REMOTE_PHASE_HEADER;
+    if (host->store_commit(host, peer->slot) == 0) {
+        peer_count(peer, TCP_REMOTE_COUNT_STORED);
+    } else {
+        peer_count(peer, TCP_REMOTE_COUNT_PUT_REFUSED);
+    }
+}
+
+/* Moves body bytes that came with the header. */
+static void peer_take_ahead(struct tcp_remote_peer *peer)
+{
+    size_t n = peer->in_length < peer->body_left ? peer->in_length : peer->body_left;
+
+    if (n > 0 && peer->phase == TCP_REMOTE_PHASE_BODY) {
+        memcpy(peer->body, peer->in + peer->in_at, n);
+        peer->body += n;
+    }
+    peer->in_at += n;
+    peer->in_length -= n;
+    peer->body_left -= n;
+}
+
+static void peer_body_done(struct tcp_remote_peer *peer)
+{
+    if (peer->phase == TCP_REMOTE_PHASE_BODY) {
+        peer_commit(peer);
+    }
+    peer->phase = TCP_REMOTE_PHASE_HEADER;
+}
+
+static enum tcp_remote_step peer_put(struct tcp_remote_peer *peer,
+                                     const struct tcp_remote_request *request)
+{
+    const struct kvl_host *host = peer->loop->host;
+    struct kvl_chunk chunk = {.attrs = request->attrs};
+    void *addr = NULL;
+    int r = -EMSGSIZE;
+
+    if (request->length < 0) {
+        return peer_protocol_error(peer, "sent a PUT of negative length, closed");
+    }
+    /* the header's bytes are reused while the body comes */
+    memcpy(peer->key, request->key, request->key_length);
+    chunk.key = (struct kvl_key){.text = peer->key, .length = request->key_length};
+    chunk.bytes = (uint64_t)request->length;
+    peer->body_left = (size_t)request->length;
+    if (chunk.bytes <= peer->loop->options->max_value) {
+        r = host->store_reserve(host, &chunk, &peer->slot, &addr);
+    }
+    if (r < 0) {
+        peer_refuse_put(peer, &chunk.key, r);
+    } else {
+        peer->has_slot = true;
+        peer->body = addr;
+        peer->phase = TCP_REMOTE_PHASE_BODY;
+    }
+    peer_take_ahead(peer);
+    if (peer->body_left == 0) {
+        peer_body_done(peer);
+    } else if (peer->out_length > 0) {
+        peer->flushing = true; /* answers must not wait for the body */
+    }
+    return TCP_REMOTE_STEP_ON;
+}
+
+static void peer_get(struct tcp_remote_peer *peer, const struct kvl_key *key)
+{
+    const struct kvl_host *host = peer->loop->host;
+    struct kvl_view view;
+
+    if (host->store_get(host, key, &view) < 0) {
+        peer_count(peer, TCP_REMOTE_COUNT_MISSES);
+        peer_reply_plain(peer, false);
+        return;
+    }
+    peer->has_lease = true;
+    peer->lease = view.lease;
+    if (view.length > INT32_MAX) { /* put there by the engine; the wire cannot say it */
+        peer_drop_payload(peer);
+        peer_count(peer, TCP_REMOTE_COUNT_MISSES);
+        peer_reply_plain(peer, false);
+        return;
+    }
+    peer_count(peer, TCP_REMOTE_COUNT_HITS);
+    peer->payload = view.data;
+    peer->payload_left = (size_t)view.length;
+    peer_reply(peer, TCP_REMOTE_SUCCESS, (int32_t)view.length, &view.attrs);
+    peer->flushing = true;
+}
+
+static void peer_exist(struct tcp_remote_peer *peer, const struct kvl_key *key)
+{
+    bool hit = peer->loop->host->store_exists(peer->loop->host, key) == 0;
+
+    peer_count(peer, hit ? TCP_REMOTE_COUNT_HITS : TCP_REMOTE_COUNT_MISSES);
+    peer_reply_plain(peer, hit);
+}
+
+static enum tcp_remote_step peer_list(struct tcp_remote_peer *peer)
+{
+    size_t bytes = 0;
+    int r = tcp_remote_list_make(peer->loop->server, &peer->list, &bytes, &peer->list_bytes);
+
+    if (r < 0) {
+        /* 400 would read as "answers the next request": clients tell by it who knows LIST */
+        return TCP_REMOTE_STEP_CLOSE;
+    }
+    peer->payload = (const uint8_t *)peer->list;
+    peer->payload_left = bytes;
+    peer_reply(peer, TCP_REMOTE_SUCCESS, (int32_t)bytes, &tcp_remote_no_attrs);
+    peer->flushing = true;
+    return TCP_REMOTE_STEP_ON;
+}
+
+static enum tcp_remote_step peer_request(struct tcp_remote_peer *peer)
+{
+    struct tcp_remote_request request;
+    struct kvl_key key;
+
+    tcp_remote_request_decode(peer->in + peer->in_at, &request);
+    peer->in_at += TCP_REMOTE_REQUEST_BYTES;
+    peer->in_length -= TCP_REMOTE_REQUEST_BYTES;
+    if (request.command < TCP_REMOTE_PUT || request.command > TCP_REMOTE_HEALTH) {
+        return peer_protocol_error(peer, "sent an unknown command, closed");
+    }
+    peer_count(peer,
+               (enum tcp_remote_counter)(TCP_REMOTE_COUNT_PUT + request.command - TCP_REMOTE_PUT));
+    if (request.key_length == 0 && request.command <= TCP_REMOTE_EXIST) {
+        return peer_protocol_error(peer, "sent an empty key, closed");
+    }
+    key = (struct kvl_key){.text = request.key, .length = request.key_length};
+    switch (request.command) {
+    case TCP_REMOTE_PUT:
+        return peer_put(peer, &request);
+    case TCP_REMOTE_GET:
+        peer_get(peer, &key);
+        break;
+    case TCP_REMOTE_EXIST:
+        peer_exist(peer, &key);
+        break;
+    case TCP_REMOTE_LIST:
+        return peer_list(peer);
+    default:
+        peer_reply_plain(peer, true);
+        break;
+    }
+    return TCP_REMOTE_STEP_ON;
+}
+
+/* ---- receiving ---- */
+
+static enum tcp_remote_step peer_recv_failed(struct tcp_remote_peer *peer, ssize_t n)
+{
+    if (n < 0 && errno == EINTR) {
+        return TCP_REMOTE_STEP_ON;
+    }
+    if (n < 0 && errno == EAGAIN) {
+        bool at_boundary = peer->phase == TCP_REMOTE_PHASE_HEADER && peer->in_length == 0;
+
+        return at_boundary && tcp_remote_server_draining(peer->loop->server) ? TCP_REMOTE_STEP_CLOSE
+                                                                             : TCP_REMOTE_STEP_READ;
+    }
+    if (peer->phase != TCP_REMOTE_PHASE_HEADER) {
+        peer_count(peer, TCP_REMOTE_COUNT_PUT_TRUNCATED);
+    }
+    return TCP_REMOTE_STEP_CLOSE;
+}
+
+static enum tcp_remote_step peer_recv_header(struct tcp_remote_peer *peer, size_t *budget)
+{
+    ssize_t n;
+
+    if (peer->in_at > 0) {
+        memmove(peer->in, peer->in + peer->in_at, peer->in_length);
+        peer->in_at = 0;
+    }
+    n = recv(peer->fd, peer->in + peer->in_length, sizeof(peer->in) - peer->in_length, 0);
+    if (n <= 0) {
+        return peer_recv_failed(peer, n);
+    }
+    peer->in_length += (size_t)n;
+    peer_moved(peer, TCP_REMOTE_COUNT_BYTES_IN, (size_t)n, budget);
+    peer_ack(peer);
+    return TCP_REMOTE_STEP_ON;
+}
+
+static enum tcp_remote_step peer_step_header(struct tcp_remote_peer *peer, size_t *budget)
+{
+    if (peer->in_length >= TCP_REMOTE_REQUEST_BYTES) {
+        if (*budget == 0) {
+            peer->flushing = peer->out_length > 0;
+            return peer->flushing ? TCP_REMOTE_STEP_ON : TCP_REMOTE_STEP_YIELD;
+        }
+        *budget -= REQUEST_COST < *budget ? REQUEST_COST : *budget;
+        return peer_request(peer);
+    }
+    if (peer->out_length > 0) {
+        peer->flushing = true;
+        return TCP_REMOTE_STEP_ON;
+    }
+    return *budget == 0 ? TCP_REMOTE_STEP_READ : peer_recv_header(peer, budget);
+}
+
+/* Receives straight to where the bytes belong; the last read takes the next header along. */
+static enum tcp_remote_step peer_step_body(struct tcp_remote_peer *peer, size_t *budget)
+{
+    bool drop = peer->phase == TCP_REMOTE_PHASE_DROP;
+    size_t most = drop && *budget > TCP_REMOTE_SCRATCH_BYTES ? TCP_REMOTE_SCRATCH_BYTES : *budget;
+    size_t want = peer->body_left < most ? peer->body_left : most;
+    struct iovec iov[2] = {
+        {.iov_base = drop ? peer->loop->scratch : peer->body, .iov_len = want},
+        {.iov_base = peer->in, .iov_len = sizeof(peer->in)},
+    };
+    ssize_t n;
+
+    if (*budget == 0) {
+        return TCP_REMOTE_STEP_READ;
+    }
+    n = readv(peer->fd, iov, want == peer->body_left ? 2 : 1);
+    if (n <= 0) {
+        return peer_recv_failed(peer, n);
+    }
+    peer_moved(peer, TCP_REMOTE_COUNT_BYTES_IN, (size_t)n, budget);
+    if ((size_t)n < peer->body_left) {
+        peer->body_left -= (size_t)n;
+        peer->body += drop ? 0 : n;
+        return TCP_REMOTE_STEP_ON;
+    }
+    peer->in_at = 0;
+    peer->in_length = (size_t)n - peer->body_left;
+    peer->body_left = 0;
+    peer_body_done(peer);
+    peer_ack(peer);
+    return TCP_REMOTE_STEP_ON;
+}
+
+enum tcp_remote_step tcp_remote_peer_run(struct tcp_remote_peer *peer)
+{
+    size_t budget = TCP_REMOTE_TURN_BYTES;
+    enum tcp_remote_step step;
+
+    do {
+        if (peer->flushing) {
+            step = peer_flush(peer, &budget);
+        } else if (peer->phase == TCP_REMOTE_PHASE_HEADER) {
+            step = peer_step_header(peer, &budget);
+        } else {
+            step = peer_step_body(peer, &budget);
+        }
+    } while (step == TCP_REMOTE_STEP_ON);
+    return step;
+}
+
+bool tcp_remote_peer_is_late(struct tcp_remote_peer *peer)
+{
+    const struct tcp_remote_options *options = peer->loop->options;
+    enum tcp_remote_counter why;
+    uint64_t limit;
+
+    if (peer->flushing) {
+        limit = options->send_timeout_ms;
+        why = TCP_REMOTE_COUNT_SLOW_READERS;
+    } else if (peer->phase != TCP_REMOTE_PHASE_HEADER || peer->in_length > 0) {
+        limit = options->stall_timeout_ms;
+        why = TCP_REMOTE_COUNT_STALLED;
+    } else {
+        limit = options->idle_timeout_ms;
+        why = TCP_REMOTE_COUNT_IDLE_CLOSED;
+    }
+    if (limit == 0 || peer->is_ready || peer->loop->now_ms - peer->moved_ms < limit) {
+        return false;
+    }
+    peer_count(peer, why);
+    if (why != TCP_REMOTE_COUNT_IDLE_CLOSED) {
+        peer_complain(peer, why == TCP_REMOTE_COUNT_STALLED
+                                ? "stopped in the middle of a request, closed"
+                                : "does not take its reply, closed");
+    }
+    return true;
+}

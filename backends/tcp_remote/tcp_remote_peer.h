@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file tcp_remote_peer.h
+ * One connection of the server role: its state machine and what it holds meanwhile, a place in the
+ * store it fills or a lease it sends from. Belongs to one loop and is touched by its thread only.
+ */
+#ifndef KVL_TCP_REMOTE_PEER_H
+#define KVL_TCP_REMOTE_PEER_H
+
+#include "tcp_remote_loop.h"
+#include "tcp_remote_wire.h"
+
+/** Room for pipelined headers, so that several cost one recv. */
+#define TCP_REMOTE_PEER_IN (16u * TCP_REMOTE_REQUEST_BYTES)
+/** Room for replies that leave together. */
+#define TCP_REMOTE_PEER_OUT (16u * TCP_REMOTE_REPLY_BYTES)
+
+enum tcp_remote_phase {
+    TCP_REMOTE_PHASE_HEADER, /* wants a request, or the rest of one */
+    TCP_REMOTE_PHASE_BODY, /* receives a PUT into the store */
+    TCP_REMOTE_PHASE_DROP, /* receives a PUT that was refused */
+};
+
+/** What a connection waits for after its turn. */
+enum tcp_remote_step {
+    TCP_REMOTE_STEP_ON, /* nothing: go on at once */
+    TCP_REMOTE_STEP_READ,
+    TCP_REMOTE_STEP_WRITE,
+    TCP_REMOTE_STEP_YIELD, /* its next turn; epoll would not tell */
+    TCP_REMOTE_STEP_CLOSE,
+};
+
+struct tcp_remote_peer {
+    enum tcp_remote_source source; /* PEER */
+    enum tcp_remote_phase phase;
+    struct tcp_remote_loop *loop;
+    struct tcp_remote_peer *next;
+    struct tcp_remote_peer *prev;
+    struct tcp_remote_peer *ready_next;
+    struct tcp_remote_peer *ready_prev;
+    bool is_ready;
+    bool is_tcp;
+    int fd;
+    uint32_t events; /* what epoll watches */
+    uint64_t moved_ms; /* last byte in or out */
+    struct kvl_sock_addr addr;
+
+    /* request bytes read ahead */
+    size_t in_at;
+    size_t in_length;
+
+    /* PUT under way */
+    size_t body_left;
+    uint8_t *body;
+    uint64_t slot;
+    bool has_slot;
+    uint32_t key_length;
+
+    /* replies under way: headers in `out`, then the payload of the last one */
+    bool flushing; /* nothing is read until all of it left */
+    size_t out_at;
+    size_t out_length;
+    const uint8_t *payload;
+    size_t payload_left;
+    uint64_t lease;
+    bool has_lease;
+    char *list; /* owned; payload of a LIST reply */
+    size_t list_bytes;
+
+    char key[TCP_REMOTE_KEY_BYTES];
+    uint8_t out[TCP_REMOTE_PEER_OUT];
+    uint8_t in[TCP_REMOTE_PEER_IN];
+};
+
+/** Takes an accepted socket. @return NULL without memory; the socket is then still the caller's. */
+struct tcp_remote_peer *tcp_remote_peer_create(int take_fd, const struct kvl_sock_addr *addr);
+
+/** Closes, gives back what it holds, frees. Takes NULL. */
+void tcp_remote_peer_destroy(struct tcp_remote_peer *peer);
+
+/** Goes on with the connection for one turn. Never ON. */
+enum tcp_remote_step tcp_remote_peer_run(struct tcp_remote_peer *peer);
+
+/** True when a time limit of the connection has passed; counts which. */
+bool tcp_remote_peer_is_late(struct tcp_remote_peer *peer);
+
+#endif /* KVL_TCP_REMOTE_PEER_H */

@@ -1,0 +1,536 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tcp_remote_server.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#define BACKLOG 1024
+#define ACCEPTS_PER_TURN 64
+#define ACCEPT_PAUSE_MS 100
+/* All LIST replies together; one peer asking again and again must not fill memory. */
+#define LIST_BYTES_MAX ((size_t)512 * 1024 * 1024)
+#define PEERS_REMEMBERED 64u
+#define SOCKETS_MAX (TCP_REMOTE_LISTENERS_MAX * KVL_SOCK_ADDRS_MAX)
+
+struct server_listener {
+    enum tcp_remote_source source; /* LISTENER */
+    int fd; /* -1 = closed */
+    struct kvl_sock_addr addr;
+};
+
+struct tcp_remote_server {
+    const struct kvl_host *host; /* borrowed */
+    struct tcp_remote_options options;
+    struct tcp_remote_loop *loops; /* options.io_threads of them */
+
+    /* loop 0 alone, once the threads run */
+    struct server_listener listeners[SOCKETS_MAX];
+    size_t listener_count;
+    int reserve_fd; /* given up for a moment when descriptors run out */
+    uint64_t paused_until_ms; /* 0 = accepting */
+    uint32_t next_loop;
+
+    atomic_bool quiesced;
+    atomic_bool draining;
+    atomic_bool stopping;
+    atomic_bool listening;
+    _Atomic uint64_t connections;
+    _Atomic uint64_t accepted;
+    _Atomic uint64_t refused;
+    _Atomic size_t list_bytes;
+
+    pthread_mutex_t lock; /* guards what follows */
+    pthread_cond_t changed; /* a connection went, or the listeners */
+    char address[KVL_SOCK_TEXT_MAX + 8];
+    struct in6_addr seen[PEERS_REMEMBERED];
+    uint32_t seen_count;
+};
+
+const struct kvl_host *tcp_remote_server_host(const struct tcp_remote_server *server)
+{
+    return server->host;
+}
+
+const struct tcp_remote_options *tcp_remote_server_options(const struct tcp_remote_server *server)
+{
+    return &server->options;
+}
+
+bool tcp_remote_server_stopping(const struct tcp_remote_server *server)
+{
+    return atomic_load(&server->stopping);
+}
+
+bool tcp_remote_server_draining(const struct tcp_remote_server *server)
+{
+    return atomic_load_explicit(&server->draining, memory_order_acquire);
+}
+
+int tcp_remote_server_create(const struct kvl_host *host, const struct tcp_remote_options *options,
+                             struct tcp_remote_server **server_out)
+{
+    struct tcp_remote_server *server = calloc(1, sizeof(*server));
+    pthread_condattr_t attr;
+
+    if (server == NULL) {
+        return -ENOMEM;
+    }
+    server->loops = calloc(options->io_threads, sizeof(*server->loops));
+    if (server->loops == NULL) {
+        free(server);
+        return -ENOMEM;
+    }
+    server->host = host;
+    server->options = *options;
+    server->reserve_fd = -1;
+    for (uint32_t i = 0; i < options->io_threads; i++) {
+        server->loops[i].epoll_fd = -1;
+        server->loops[i].wake_fd = -1;
+        pthread_mutex_init(&server->loops[i].lock, NULL);
+    }
+    pthread_mutex_init(&server->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&server->changed, &attr);
+    pthread_condattr_destroy(&attr);
+    *server_out = server;
+    return 0;
+}
+
+/* ---- listening ---- */
+
+static int server_check_addr(const struct tcp_remote_server *server,
+                             const struct kvl_sock_addr *addr, struct kvl_err *err)
+{
+    char text[KVL_SOCK_TEXT_MAX];
+
+    if (kvl_sock_is_loopback(addr) || server->options.allow_remote) {
+        return 0;
+    }
+    kvl_sock_print(addr, text, sizeof(text));
+    return tcp_remote_err(err, -EACCES,
+                          "tcp_remote: listen address '%s' is open to other hosts and the wire has "
+                          "no authentication: use a loopback address or set allow_remote = yes",
+                          text);
+}
+
+static int server_listen_one(struct tcp_remote_server *server, const struct kvl_sock_addr *addr,
+                             struct kvl_err *err)
+{
+    struct server_listener *listener = &server->listeners[server->listener_count];
+    char text[KVL_SOCK_TEXT_MAX];
+    int r = server_check_addr(server, addr, err);
+
+    if (r < 0) {
+        return r;
+    }
+    r = kvl_sock_listen(addr, BACKLOG, &listener->fd);
+    if (r < 0) {
+        kvl_sock_print(addr, text, sizeof(text));
+        return tcp_remote_err(err, r, "tcp_remote: cannot listen on '%s': %s", text, strerror(-r));
+    }
+    listener->source = TCP_REMOTE_SOURCE_LISTENER;
+    listener->addr = *addr;
+    server->listener_count++;
+    (void)kvl_sock_local(listener->fd, &listener->addr);
+    return 0;
+}
+
+static int server_listen_name(struct tcp_remote_server *server, const struct kvl_sock_name *name,
+                              struct kvl_err *err)
+{
+    struct kvl_sock_addr addrs[KVL_SOCK_ADDRS_MAX];
+    uint16_t port = name->port;
+    size_t count = 0;
+    int r = kvl_sock_resolve(name, 1, addrs, KVL_SOCK_ADDRS_MAX, &count);
+
+    if (r < 0) {
+        return tcp_remote_err(err, r, "tcp_remote: cannot resolve listen host '%s'", name->host);
+    }
+    for (size_t i = 0; i < count; i++) {
+        /* one port for all families of a name, also when the kernel picked it */
+        kvl_sock_set_port(&addrs[i], port);
+        r = server_listen_one(server, &addrs[i], err);
+        if (r == -EADDRNOTAVAIL && i > 0) {
+            continue; /* a name with an address of a family this machine has not got */
+        }
+        if (r < 0) {
+            return r;
+        }
+        port = kvl_sock_port(&server->listeners[server->listener_count - 1].addr);
+    }
+    return 0;
+}
+
+static void server_note_address(struct tcp_remote_server *server)
+{
+    char text[KVL_SOCK_TEXT_MAX];
+
+    kvl_sock_print(&server->listeners[0].addr, text, sizeof(text));
+    pthread_mutex_lock(&server->lock);
+    snprintf(server->address, sizeof(server->address), "%s%s",
+             kvl_sock_is_unix(&server->listeners[0].addr) ? "" : "lm://", text);
+    pthread_mutex_unlock(&server->lock);
+    for (size_t i = 0; i < server->listener_count; i++) {
+        kvl_sock_print(&server->listeners[i].addr, text, sizeof(text));
+        kvl_info(server->host->log, "tcp_remote: listening on '%s'", text);
+    }
+}
+
+static void server_close_listeners(struct tcp_remote_server *server)
+{
+    struct sockaddr_un un;
+
+    for (size_t i = 0; i < server->listener_count; i++) {
+        struct server_listener *listener = &server->listeners[i];
+
+        if (listener->fd < 0) {
+            continue;
+        }
+        if (kvl_sock_is_unix(&listener->addr)) {
+            /* before the close: while we listen nobody else takes the path over */
+            memcpy(&un, &listener->addr.sa, sizeof(un));
+            (void)unlink(un.sun_path);
+        }
+        close(listener->fd);
+        listener->fd = -1;
+    }
+    pthread_mutex_lock(&server->lock);
+    atomic_store(&server->listening, false);
+    pthread_cond_broadcast(&server->changed);
+    pthread_mutex_unlock(&server->lock);
+}
+
+static int server_watch_listeners(struct tcp_remote_server *server, bool on)
+{
+    for (size_t i = 0; i < server->listener_count; i++) {
+        struct server_listener *listener = &server->listeners[i];
+        struct epoll_event event = {.events = EPOLLIN, .data.ptr = listener};
+
+        if (listener->fd >= 0 &&
+            epoll_ctl(server->loops[0].epoll_fd, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, listener->fd,
+                      &event) < 0 &&
+            on) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+/* ---- life ---- */
+
+static int server_start_threads(struct tcp_remote_server *server, struct kvl_err *err)
+{
+    char name[16];
+    int r;
+
+    for (uint32_t i = 0; i < server->options.io_threads; i++) {
+        r = tcp_remote_loop_init(&server->loops[i], server, i);
+        if (r < 0) {
+            return tcp_remote_err(err, r, "tcp_remote: cannot set up an I/O thread: %s",
+                                  strerror(-r));
+        }
+    }
+    r = server_watch_listeners(server, true);
+    if (r < 0) {
+        return tcp_remote_err(err, r, "tcp_remote: cannot watch a listener: %s", strerror(-r));
+    }
+    for (uint32_t i = 0; i < server->options.io_threads; i++) {
+        snprintf(name, sizeof(name), "kvl-tcp-srv-%u", (unsigned)(i % 100));
+        r = server->host->thread_create(server->host, name, tcp_remote_loop_main, &server->loops[i],
+                                        &server->loops[i].thread);
+        if (r < 0) {
+            return tcp_remote_err(err, r, "tcp_remote: cannot start an I/O thread: %s",
+                                  strerror(-r));
+        }
+        server->loops[i].running = true;
+    }
+    return 0;
+}
+
+int tcp_remote_server_start(struct tcp_remote_server *server, struct kvl_err *err)
+{
+    int r = 0;
+
+    for (size_t i = 0; i < server->options.listen_count && r == 0; i++) {
+        r = server_listen_name(server, &server->options.listen[i], err);
+    }
+    if (r == 0) {
+        server->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        atomic_store(&server->listening, true);
+        server_note_address(server);
+        r = server_start_threads(server, err);
+    }
+    if (r < 0) {
+        tcp_remote_server_stop(server);
+    }
+    return r;
+}
+
+static void server_wake(struct tcp_remote_server *server)
+{
+    for (uint32_t i = 0; i < server->options.io_threads; i++) {
+        if (server->loops[i].running) {
+            tcp_remote_loop_wake(&server->loops[i]);
+        }
+    }
+}
+
+void tcp_remote_server_quiesce(struct tcp_remote_server *server)
+{
+    atomic_store(&server->quiesced, true);
+    server_wake(server);
+}
+
+static bool server_is_empty(struct tcp_remote_server *server)
+{
+    return atomic_load(&server->connections) == 0 && !atomic_load(&server->listening);
+}
+
+int tcp_remote_server_drain(struct tcp_remote_server *server, uint64_t deadline_ms)
+{
+    struct timespec until = {.tv_sec = (time_t)(deadline_ms / 1000),
+                             .tv_nsec = (long)(deadline_ms % 1000) * 1000000};
+    bool empty;
+    int r = 0;
+
+    if (!server->loops[0].running) {
+        return 0;
+    }
+    atomic_store(&server->draining, true);
+    tcp_remote_server_quiesce(server);
+    pthread_mutex_lock(&server->lock);
+    while (!server_is_empty(server) && r == 0) {
+        if (deadline_ms == KVL_NEVER) {
+            r = pthread_cond_wait(&server->changed, &server->lock);
+        } else {
+            r = pthread_cond_timedwait(&server->changed, &server->lock, &until);
+        }
+    }
+    empty = server_is_empty(server);
+    pthread_mutex_unlock(&server->lock);
+    return empty ? 0 : -ETIMEDOUT;
+}
+
+void tcp_remote_server_stop(struct tcp_remote_server *server)
+{
+    atomic_store(&server->stopping, true);
+    server_wake(server);
+    for (uint32_t i = 0; i < server->options.io_threads; i++) {
+        if (server->loops[i].running) {
+            server->loops[i].running = false;
+            (void)server->host->thread_join(server->host, server->loops[i].thread);
+        }
+    }
+    for (uint32_t i = 0; i < server->options.io_threads; i++) {
+        tcp_remote_loop_fini(&server->loops[i]);
+    }
+    server_close_listeners(server);
+    if (server->reserve_fd >= 0) {
+        close(server->reserve_fd);
+        server->reserve_fd = -1;
+    }
+}
+
+void tcp_remote_server_destroy(struct tcp_remote_server *server)
+{
+    if (server == NULL) {
+        return;
+    }
+    for (uint32_t i = 0; i < server->options.io_threads; i++) {
+        pthread_mutex_destroy(&server->loops[i].lock);
+    }
+    pthread_cond_destroy(&server->changed);
+    pthread_mutex_destroy(&server->lock);
+    free(server->loops);
+    free(server);
+}
+
+/* ---- for the loops ---- */
+
+void tcp_remote_server_gone(struct tcp_remote_server *server)
+{
+    if (atomic_fetch_sub(&server->connections, 1) == 1) {
+        pthread_mutex_lock(&server->lock);
+        pthread_cond_broadcast(&server->changed);
+        pthread_mutex_unlock(&server->lock);
+    }
+}
+
+static void server_take(struct tcp_remote_server *server, int fd, const struct kvl_sock_addr *addr)
+{
+    struct tcp_remote_peer *peer;
+
+    atomic_fetch_add(&server->accepted, 1);
+    if (atomic_load(&server->connections) >= server->options.max_connections) {
+        if (atomic_fetch_add(&server->refused, 1) == 0) {
+            kvl_warn(server->host->log,
+                     "tcp_remote: max_connections of %u reached, more are closed at once",
+                     (unsigned)server->options.max_connections);
+        }
+        close(fd);
+        return;
+    }
+    peer = tcp_remote_peer_create(fd, addr);
+    if (peer == NULL) {
+        atomic_fetch_add(&server->refused, 1);
+        close(fd);
+        return;
+    }
+    atomic_fetch_add(&server->connections, 1);
+    tcp_remote_loop_hand_over(&server->loops[server->next_loop], peer);
+    server->next_loop = (server->next_loop + 1) % server->options.io_threads;
+}
+
+/* Out of descriptors the backlog stays readable for ever: close one peer, then look away. */
+static void server_out_of_descriptors(struct tcp_remote_server *server, int listen_fd)
+{
+    int fd;
+
+    if (server->reserve_fd >= 0) {
+        close(server->reserve_fd);
+        fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
+        if (fd >= 0) {
+            close(fd);
+        }
+        server->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    }
+    if (atomic_fetch_add(&server->refused, 1) == 0) {
+        kvl_warn(server->host->log, "tcp_remote: out of descriptors or memory, peers are refused");
+    }
+    (void)server_watch_listeners(server, false);
+    server->paused_until_ms = server->loops[0].now_ms + ACCEPT_PAUSE_MS;
+}
+
+void tcp_remote_server_accept(struct tcp_remote_server *server, void *listener)
+{
+    int listen_fd = ((struct server_listener *)listener)->fd;
+
+    for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
+        struct kvl_sock_addr addr = {.length = (socklen_t)sizeof(addr.sa)};
+        int fd;
+
+        if (listen_fd < 0 || server->paused_until_ms > 0 || atomic_load(&server->quiesced)) {
+            return;
+        }
+        fd = accept4(listen_fd, (struct sockaddr *)&addr.sa, &addr.length,
+                     SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0) {
+            server_take(server, fd, &addr);
+        } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+            server_out_of_descriptors(server, listen_fd);
+        } else if (errno == EAGAIN) {
+            return;
+        } /* else: that peer is gone already, the next one may not be */
+    }
+}
+
+void tcp_remote_server_tend(struct tcp_remote_server *server, uint64_t now_ms)
+{
+    if (atomic_load(&server->quiesced)) {
+        if (atomic_load(&server->listening)) {
+            server_close_listeners(server);
+        }
+        return;
+    }
+    if (server->paused_until_ms > 0 && now_ms >= server->paused_until_ms) {
+        server->paused_until_ms = 0;
+        (void)server_watch_listeners(server, true);
+    }
+}
+
+int tcp_remote_server_tend_in(const struct tcp_remote_server *server, uint64_t now_ms)
+{
+    if (server->paused_until_ms == 0) {
+        return -1;
+    }
+    return server->paused_until_ms > now_ms ? (int)(server->paused_until_ms - now_ms) : 0;
+}
+
+bool tcp_remote_server_first(struct tcp_remote_server *server, const struct kvl_sock_addr *addr)
+{
+    struct in6_addr host = {0};
+    struct sockaddr_in6 v6;
+    struct sockaddr_in v4;
+    bool first = true;
+
+    if (addr->sa.ss_family == AF_INET) {
+        memcpy(&v4, &addr->sa, sizeof(v4));
+        memcpy(&host, &v4.sin_addr, sizeof(v4.sin_addr));
+    } else if (addr->sa.ss_family == AF_INET6) {
+        memcpy(&v6, &addr->sa, sizeof(v6));
+        host = v6.sin6_addr;
+    }
+    pthread_mutex_lock(&server->lock);
+    for (uint32_t i = 0; i < server->seen_count && i < PEERS_REMEMBERED && first; i++) {
+        first = memcmp(&server->seen[i], &host, sizeof(host)) != 0;
+    }
+    if (first) {
+        server->seen[server->seen_count % PEERS_REMEMBERED] = host;
+        server->seen_count++;
+    }
+    pthread_mutex_unlock(&server->lock);
+    return first;
+}
+
+bool tcp_remote_server_take_list(struct tcp_remote_server *server, size_t bytes)
+{
+    if (atomic_fetch_add(&server->list_bytes, bytes) + bytes <= LIST_BYTES_MAX) {
+        return true;
+    }
+    tcp_remote_server_give_list(server, bytes);
+    return false;
+}
+
+void tcp_remote_server_give_list(struct tcp_remote_server *server, size_t bytes)
+{
+    atomic_fetch_sub(&server->list_bytes, bytes);
+}
+
+/* ---- watch ---- */
+
+void tcp_remote_server_health(struct tcp_remote_server *server, struct kvl_health *health_out)
+{
+    bool listening = atomic_load(&server->listening);
+
+    health_out->state = listening ? KVL_HEALTH_OK : KVL_HEALTH_DOWN;
+    pthread_mutex_lock(&server->lock);
+    snprintf(health_out->address, sizeof(health_out->address), "%s", server->address);
+    pthread_mutex_unlock(&server->lock);
+    if (listening) {
+        snprintf(health_out->text, sizeof(health_out->text), "serving %" PRIu64 " connections",
+                 atomic_load(&server->connections));
+    } else {
+        snprintf(health_out->text, sizeof(health_out->text), "not listening");
+    }
+}
+
+void tcp_remote_server_stats(struct tcp_remote_server *server, kvl_stat_fn fn, void *ctx)
+{
+    static const char *const names[TCP_REMOTE_COUNTERS] = {
+        "requests_put",    "requests_get",   "requests_exist",  "requests_list",
+        "requests_health", "hits",           "misses",          "stored",
+        "puts_refused",    "puts_truncated", "protocol_errors", "slow_readers_closed",
+        "stalled_closed",  "idle_closed",    "bytes_in",        "bytes_out",
+    };
+
+    fn(ctx, "connections", atomic_load(&server->connections));
+    fn(ctx, "connections_accepted", atomic_load(&server->accepted));
+    fn(ctx, "connections_refused", atomic_load(&server->refused));
+    for (size_t c = 0; c < TCP_REMOTE_COUNTERS; c++) {
+        uint64_t sum = 0;
+
+        for (uint32_t i = 0; i < server->options.io_threads; i++) {
+            sum += atomic_load_explicit(&server->loops[i].counters[c], memory_order_relaxed);
+        }
+        fn(ctx, names[c], sum);
+    }
+}
