@@ -283,13 +283,6 @@ static double path_ms(const struct demo_path *path)
     return path->runs == 0 ? 0 : (double)path->ttft_ns / path->runs / 1e6;
 }
 
-static void clear_bar(const struct demo *self)
-{
-    if (self->bar.shown) {
-        fprintf(stderr, "\r%70s\r", "");
-    }
-}
-
 static void print_head(const struct demo *self)
 {
     char bytes[32];
@@ -308,7 +301,7 @@ static void print_row(struct demo *self, uint32_t prompt, char engine, const str
     const struct demo_ran *cold = &self->reference[prompt];
     bool identical = same(self, ran, cold);
 
-    clear_bar(self);
+    progress_clear(&self->bar);
     printf("%-20.20s %6u %-6c %-14.14s %3u/%-3u %8.1f ms %6.0f ms %7.1f x  %s\n",
            self->prompt[prompt].name, self->prompt[prompt].token_count, engine, ran->path,
            ran->loaded, ran->chunks, (double)(ran->lookup_ns + ran->load_ns) / 1e6,
@@ -355,7 +348,7 @@ static int run_warm(struct demo *self)
                 (void)snprintf(self->address, sizeof(self->address), "%s", ran.address);
             }
             if (ran.loaded != ran.chunks && (turn == 1 || self->server.pid != 0)) {
-                clear_bar(self);
+                progress_clear(&self->bar);
                 printf("       expected all %u chunks from %s\n", ran.chunks,
                        turn == 1 ? "the own store" : "the server");
                 self->differs = true;
@@ -401,7 +394,7 @@ static void print_flip(struct demo *self, const char *where, const struct demo_r
     bool seen = refused || ran->healed > 0;
     bool identical = same(self, ran, &self->reference[0]);
 
-    clear_bar(self);
+    progress_clear(&self->bar);
     printf("one bit flipped in chunk %u at %s: %s, %u chunks used, the rest computed, "
            "bit-identical: %s\n",
            flip_chunk(self), where,
@@ -452,7 +445,7 @@ static int run_flip_remote(struct demo *self)
         return r;
     }
     if (status < 0) {
-        clear_bar(self);
+        progress_clear(&self->bar);
         printf("one bit flipped at %s: not tried, the server has no sealed chunks "
                "(checksum = yes makes them)\n",
                self->remote);
@@ -538,14 +531,14 @@ static int demo_run(struct demo *self)
         r = run_warm(self);
     }
     if (r == CLI_OK) {
-        clear_bar(self);
+        progress_clear(&self->bar);
         printf("\n");
         r = run_flip_remote(self);
     }
     if (r == CLI_OK) {
         r = run_flip_local(self);
     }
-    clear_bar(self);
+    progress_clear(&self->bar);
     return r == CLI_OK ? demo_verdict(self) : r;
 }
 

@@ -189,6 +189,14 @@ void progress_update(struct progress *progress, uint64_t done)
     }
 }
 
+void progress_clear(struct progress *progress)
+{
+    if (progress->shown) {
+        fprintf(stderr, "\r%70s\r", "");
+        progress->next_ns = 0;
+    }
+}
+
 void progress_end(struct progress *progress)
 {
     if (progress->shown) {
