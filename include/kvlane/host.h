@@ -6,8 +6,7 @@
  * and only grows; a slot beyond `size` is absent.
  *
  * Every function may be called from any thread and several at once, and none calls back into the
- * backend, except that complete() may submit follow-up work to other backends. Call none of them
- * with a lock held that the backend's own submit functions take.
+ * backend.
  */
 #ifndef KVL_HOST_H
 #define KVL_HOST_H
@@ -87,7 +86,7 @@ struct kvl_host {
 
     /**
      * Leases a chunk. Never blocks; counts as use.
-     * @return 0 and a lease to give back; -ENOENT; -EAGAIN while its first write is under way.
+     * @return 0 and a lease to give back; -ENOENT, also while its first write is under way.
      */
     int (*store_get)(const struct kvl_host *host, const struct kvl_key *key,
                      struct kvl_view *view_out);

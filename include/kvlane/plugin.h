@@ -169,7 +169,7 @@ struct kvl_plugin {
 
     /* ---- the own store without a copy ---- */
 
-    /** Leases a chunk of the own store. Never blocks. @return 0; -ENOENT; -EAGAIN. */
+    /** Leases a chunk of the own store. Never blocks. @return 0; -ENOENT; -EBADMSG. */
     int (*get)(struct kvl_instance *instance, const struct kvl_key *key,
                struct kvl_view *view_out);
 

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file arena.h
+ * One range of memory, handed out in spans of any size. Not thread-safe: the store locks.
+ *
+ * Two-level segregated fit: a span is found, split and merged in constant time. What is known about
+ * a span lies outside the range, so the range can be shared or belong to the engine, holds nothing
+ * but payload, and an overrun cannot damage the allocator.
+ */
+#ifndef KVL_PLUGIN_ARENA_H
+#define KVL_PLUGIN_ARENA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/** Every span begins at a multiple of this and covers a multiple of it. */
+#define KVL_ARENA_GRAIN 64u
+/** Most size classes: 32 powers of two, each in 16 steps. */
+#define KVL_ARENA_POWERS 40
+#define KVL_ARENA_STEPS 16
+
+struct kvl_arena_span {
+    uint32_t first; /* grains from the base */
+    uint32_t grains;
+    uint32_t before; /* neighbours in memory; KVL_ARENA_NONE at the ends */
+    uint32_t after;
+    uint32_t next_free; /* in its class, or in the list of unused records */
+    uint32_t prev_free;
+    uint32_t is_free;
+};
+
+#define KVL_ARENA_NONE UINT32_MAX
+
+struct kvl_arena {
+    unsigned char *base;
+    uint64_t bytes;
+    int is_mapped; /* base is ours to unmap */
+    struct kvl_arena_span *spans; /* owned */
+    uint32_t span_count;
+    uint32_t span_room;
+    uint32_t unused; /* list of unused records */
+    uint64_t used; /* bytes handed out, rounded up to grains */
+    uint64_t powers; /* bit set: a class of this power has a free span */
+    uint16_t steps[KVL_ARENA_POWERS];
+    uint32_t classes[KVL_ARENA_POWERS][KVL_ARENA_STEPS];
+};
+
+/**
+ * Takes `bytes` at `base`, or maps them when base is NULL (private, zero pages until touched, not
+ * inherited by a forked child, huge pages where the system has them).
+ * @return 0; -EINVAL base not aligned to 4096, or under 4096 or over 256 GiB; -ENOMEM.
+ */
+int kvl_arena_init(struct kvl_arena *arena, void *base, uint64_t bytes);
+void kvl_arena_fini(struct kvl_arena *arena);
+
+/**
+ * Finds room for `bytes` (at least 1). @return the address and a span to give back; NULL when no
+ * free span is long enough.
+ */
+void *kvl_arena_alloc(struct kvl_arena *arena, uint64_t bytes, uint32_t *span_out);
+void kvl_arena_free(struct kvl_arena *arena, uint32_t span);
+
+/** True when spans cover the range without hole or overlap and every list is sound. For tests. */
+int kvl_arena_is_sound(const struct kvl_arena *arena);
+
+#endif /* KVL_PLUGIN_ARENA_H */

@@ -1,0 +1,520 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+
+#include "option.h"
+
+/* Hints for this many keys: 16 bytes each when used. */
+#define REGISTRY_ENTRIES (1u << 20)
+
+static const struct kvl_option kvlane_options[] = {
+    {.name = "module_path",
+     .type = KVL_OPTION_PATH,
+     .help = "folder of the kvl-<backend>.so files"},
+    {.name = "log_level",
+     .type = KVL_OPTION_ENUM,
+     .value = "info",
+     .choices = "off|error|warn|info|debug|trace",
+     .help = "lines above it are dropped"},
+    {.name = "deadline",
+     .type = KVL_OPTION_DURATION,
+     .value = "10s",
+     .min = 1,
+     .max = 3600000,
+     .help = "for operations that name none"},
+    {.name = "instance", .type = KVL_OPTION_STRING, .help = "name of this engine, for people"},
+    {.name = "stats_socket",
+     .type = KVL_OPTION_PATH,
+     .help = "Unix socket that answers with counters and health"},
+};
+
+static const struct kvl_option store_options[] = {
+    {.name = "max_bytes",
+     .type = KVL_OPTION_SIZE,
+     .value = "1GiB",
+     .min = 65536,
+     .max = 256ll << 30,
+     .help = "memory for chunks, keys and records"},
+    {.name = "max_chunks",
+     .type = KVL_OPTION_INT,
+     .value = "0",
+     .min = 0,
+     .max = 1ll << 28,
+     .help = "most chunks; 0 = as many as fit"},
+    {.name = "checksum",
+     .type = KVL_OPTION_BOOL,
+     .value = "yes",
+     .help = "hash chunks when they come in, check them when they go out"},
+};
+
+#define COUNT(options) ((uint32_t)(sizeof(options) / sizeof((options)[0])))
+
+/* Everything between the file and the instance; the file's errors are in `config`. */
+struct plan {
+    struct kvl_config config;
+    struct kvl_settings kvlane;
+    struct kvl_settings store;
+    char module_path[PATH_MAX];
+};
+
+static atomic_uint fork_generation;
+
+/* Only counts: a child must not touch a lock that another thread of the parent may hold. */
+static void count_fork(void)
+{
+    atomic_fetch_add_explicit(&fork_generation, 1, memory_order_relaxed);
+}
+
+static void watch_forks(void)
+{
+    (void)pthread_atfork(NULL, NULL, count_fork);
+}
+
+uint32_t kvl_core_fork_generation(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, watch_forks);
+    return atomic_load_explicit(&fork_generation, memory_order_relaxed);
+}
+
+/* ---- reading the file ---- */
+
+static int is_core_section(const char *name)
+{
+    return strcmp(name, "kvlane") == 0 || strcmp(name, "store") == 0;
+}
+
+static int plan_init(struct plan *plan, const struct kvl_open_params *params, struct kvl_err *err)
+{
+    const struct kvl_setting *path;
+    int r;
+
+    plan->kvlane = (struct kvl_settings){.options = kvlane_options,
+                                         .option_count = COUNT(kvlane_options)};
+    plan->store =
+        (struct kvl_settings){.options = store_options, .option_count = COUNT(store_options)};
+    r = kvl_config_init(&plan->config, params, err);
+    if (r == 0) {
+        r = kvl_config_apply(&plan->config, kvl_config_find(&plan->config, "kvlane"),
+                             &plan->kvlane, 1);
+    }
+    if (r == 0) {
+        r = kvl_config_apply(&plan->config, kvl_config_find(&plan->config, "store"), &plan->store,
+                             1);
+        if (r < 0) {
+            kvl_err_set(err, r, 0, "config: %s", strerror(-r));
+        }
+    }
+    if (r < 0) {
+        return r;
+    }
+    path = kvl_settings_get(&plan->kvlane, "module_path");
+    if (path->is_set) {
+        snprintf(plan->module_path, sizeof(plan->module_path), "%s", path->text);
+    } else if (kvl_module_default_dir(plan->module_path, sizeof(plan->module_path)) < 0) {
+        snprintf(plan->module_path, sizeof(plan->module_path), "/usr/lib/kvlane");
+    }
+    return 0;
+}
+
+static void plan_fini(struct plan *plan)
+{
+    kvl_settings_fini(&plan->kvlane);
+    kvl_settings_fini(&plan->store);
+    kvl_config_fini(&plan->config);
+}
+
+/* Logs each error of the file by itself and hands all of them to the engine. */
+static int report_errors(const struct plan *plan, const struct kvl_log *log, struct kvl_err *err)
+{
+    const char *at = plan->config.errors;
+
+    if (plan->config.error_count == 0) {
+        return 0;
+    }
+    while (at != NULL && *at != '\0') {
+        int length = (int)strcspn(at, "\n");
+
+        kvl_error(log, "config: %.*s", length, at);
+        at += length + 1;
+    }
+    return kvl_err_set(err, -EINVAL, 0, "%s",
+                       plan->config.errors != NULL ? plan->config.errors : "no memory");
+}
+
+/* ---- open ---- */
+
+static int make_store(struct kvl_instance *instance, const struct plan *plan,
+                      const struct kvl_open_params *params, struct kvl_err *err)
+{
+    const struct kvl_store_params store = {
+        .arena = params->arena,
+        .max_bytes = params->arena != NULL
+                         ? params->arena_bytes
+                         : (uint64_t)kvl_settings_get(&plan->store, "max_bytes")->number,
+        .max_chunks = (uint64_t)kvl_settings_get(&plan->store, "max_chunks")->number,
+        .checksum = kvl_settings_get(&plan->store, "checksum")->number != 0,
+    };
+    int r = kvl_store_create(&store, &instance->store);
+
+    if (r < 0) {
+        return kvl_err_set(err, r, 0,
+                           r == -EINVAL ? "core: the engine's arena must be aligned to 4096 bytes "
+                                          "and have 4096 bytes to 256 GiB"
+                                        : "core: no memory for a store of %llu bytes",
+                           (unsigned long long)store.max_bytes);
+    }
+    r = kvl_registry_create(REGISTRY_ENTRIES, &instance->registry);
+    if (r == 0) {
+        r = kvl_flights_create(instance->store, instance->registry, &instance->log,
+                               &instance->flights);
+    }
+    return r < 0 ? kvl_err_set(err, r, 0, "core: no memory") : 0;
+}
+
+/* Backends in file order. A failure of one that is required is the answer, but the other sections
+ * are still looked at, so that all errors of the file come at once. */
+static int make_backends(struct kvl_instance *instance, struct plan *plan,
+                         const struct kvl_open_params *params, int create, struct kvl_err *err)
+{
+    const struct kvl_route_context context = {
+        .config = &plan->config,
+        .module_path = plan->module_path,
+        .log = params->log,
+        .log_ctx = params->log_ctx,
+        .log_level = instance->log.level,
+        .store = instance->store,
+        .flights = instance->flights,
+    };
+    struct kvl_err scratch = {.size = sizeof(scratch)};
+    int first = 0;
+
+    for (size_t i = 0; i < plan->config.section_count; i++) {
+        const struct kvl_config_section *section = &plan->config.sections[i];
+        struct kvl_backend *backend;
+        int r;
+
+        if (is_core_section(section->name)) {
+            continue;
+        }
+        if (instance->route.count == KVL_ROUTE_MAX) {
+            kvl_config_error(&plan->config, section->line, "[%s]: more than %u backends",
+                             section->name, KVL_ROUTE_MAX);
+            break;
+        }
+        r = kvl_backend_create(&context, section, create, &backend, &scratch);
+        if (r < 0) {
+            kvl_config_error(&plan->config, section->line, "[%s] %s", section->name,
+                             scratch.text);
+            first = first != 0 ? first : r;
+        } else if (backend != NULL) {
+            backend->index = instance->route.count;
+            instance->route.backends[instance->route.count++] = backend;
+        }
+    }
+    report_errors(plan, &instance->log, err);
+    if (first != 0) {
+        if (err != NULL) {
+            err->code = first;
+        }
+        return first;
+    }
+    return plan->config.error_count > 0 ? -EINVAL : 0;
+}
+
+static void free_instance(struct kvl_instance *instance)
+{
+    for (uint32_t i = instance->route.count; i-- > 0;) {
+        kvl_backend_destroy(instance->route.backends[i]);
+    }
+    kvl_flights_destroy(instance->flights);
+    kvl_registry_destroy(instance->registry);
+    kvl_store_destroy(instance->store);
+    pthread_mutex_destroy(&instance->life);
+    free(instance->stats_socket);
+    free(instance);
+}
+
+static int build(const struct kvl_open_params *params, int create,
+                 struct kvl_instance **instance_out, struct kvl_err *err)
+{
+    struct kvl_instance *instance = calloc(1, sizeof(*instance));
+    struct plan plan;
+    int r;
+
+    if (instance == NULL) {
+        return kvl_err_set(err, -ENOMEM, 0, "core: no memory");
+    }
+    pthread_mutex_init(&instance->life, NULL);
+    instance->fork_generation = kvl_core_fork_generation();
+    instance->log = kvl_log_make(params->log, params->log_ctx, "core", KVL_LOG_INFO);
+    r = plan_init(&plan, params, err);
+    if (r == 0) {
+        instance->log.level = (int)kvl_settings_get(&plan.kvlane, "log_level")->number;
+        instance->default_deadline_ms =
+            (uint64_t)kvl_settings_get(&plan.kvlane, "deadline")->number;
+        instance->stats_socket = strdup(kvl_settings_get(&plan.kvlane, "stats_socket")->text);
+        r = create ? make_store(instance, &plan, params, err) : 0;
+    }
+    if (r == 0) {
+        r = make_backends(instance, &plan, params, create, err);
+    }
+    plan_fini(&plan);
+    if (r < 0 || !create) {
+        free_instance(instance);
+        return r;
+    }
+    *instance_out = instance;
+    return 0;
+}
+
+int kvl_core_check(const struct kvl_open_params *params, struct kvl_err *err)
+{
+    return build(params, 0, NULL, err);
+}
+
+int kvl_core_open(const struct kvl_open_params *params, struct kvl_instance **instance_out,
+                  struct kvl_err *err)
+{
+    return build(params, 1, instance_out, err);
+}
+
+/* ---- start and close ---- */
+
+static int start_all(struct kvl_instance *instance, struct kvl_err *err)
+{
+    struct kvl_err scratch = {.size = sizeof(scratch)};
+    int r;
+
+    for (uint32_t i = 0; i < instance->route.count; i++) {
+        struct kvl_backend *backend = instance->route.backends[i];
+
+        if (atomic_load(&backend->state) != KVL_BACKEND_CREATED) {
+            continue;
+        }
+        r = kvl_backend_start(backend, &scratch);
+        if (r < 0) {
+            kvl_error(&instance->log, "%s", scratch.text);
+            return kvl_err_set(err, r, scratch.os_errno, "%s", scratch.text);
+        }
+    }
+    if (instance->stats_socket != NULL && instance->stats_socket[0] != '\0') {
+        r = kvl_watch_start(instance, instance->stats_socket, &instance->watch, &scratch);
+        if (r < 0) {
+            kvl_error(&instance->log, "%s", scratch.text);
+            return kvl_err_set(err, r, scratch.os_errno, "%s", scratch.text);
+        }
+    }
+    return 0;
+}
+
+int kvl_core_start(struct kvl_instance *instance, struct kvl_err *err)
+{
+    int r = 0;
+
+    if (atomic_load_explicit(&instance->started, memory_order_acquire)) {
+        return 0;
+    }
+    pthread_mutex_lock(&instance->life);
+    if (!atomic_load_explicit(&instance->started, memory_order_relaxed)) {
+        r = start_all(instance, err);
+        if (r == 0) {
+            atomic_store_explicit(&instance->started, 1, memory_order_release);
+        }
+    }
+    pthread_mutex_unlock(&instance->life);
+    return r;
+}
+
+static int drain_all(struct kvl_instance *instance, uint64_t deadline_ms)
+{
+    int r = 0;
+
+    for (uint32_t i = 0; i < instance->route.count; i++) {
+        const struct kvl_backend *backend = instance->route.backends[i];
+
+        if (kvl_backend_is_running(backend) && backend->module.ops.quiesce != NULL) {
+            backend->module.ops.quiesce(backend->self);
+        }
+    }
+    for (uint32_t i = 0; i < instance->route.count; i++) {
+        const struct kvl_backend *backend = instance->route.backends[i];
+
+        if (kvl_backend_is_running(backend) && backend->module.ops.drain != NULL &&
+            backend->module.ops.drain(backend->self, deadline_ms) < 0) {
+            kvl_warn(&instance->log,
+                     "core: backend '%s' still had work at the deadline, cutting it off",
+                     backend->name);
+            r = -ETIMEDOUT;
+        }
+    }
+    return r;
+}
+
+int kvl_core_close(struct kvl_instance *instance, uint64_t deadline_ms)
+{
+    uint64_t lost;
+    uint64_t out;
+    int r;
+
+    atomic_store(&instance->closing, 1);
+    kvl_watch_stop(instance->watch);
+    kvl_flights_cut_all(instance->flights);
+    r = drain_all(instance, deadline_ms);
+    for (uint32_t i = instance->route.count; i-- > 0;) {
+        kvl_backend_destroy(instance->route.backends[i]);
+    }
+    instance->route.count = 0;
+    lost = kvl_flights_destroy(instance->flights);
+    instance->flights = NULL;
+    out = kvl_store_destroy(instance->store);
+    instance->store = NULL;
+    if (lost > 0) {
+        kvl_error(&instance->log,
+                  "core: %llu transfers were never completed by their backends; the store's memory "
+                  "stays mapped",
+                  (unsigned long long)lost);
+    }
+    if (out > 0) {
+        kvl_warn(&instance->log, "core: %llu leases or slots were still out; their memory stays "
+                 "mapped", (unsigned long long)out);
+        r = -EBUSY;
+    }
+    free_instance(instance);
+    return r;
+}
+
+/* ---- watch ---- */
+
+static void local_health(struct kvl_instance *instance, struct kvl_health *health)
+{
+    struct kvl_store_stats stats;
+
+    kvl_store_get_stats(instance->store, &stats);
+    health->state = KVL_HEALTH_OK;
+    snprintf(health->name, sizeof(health->name), "LocalCPUBackend");
+    snprintf(health->text, sizeof(health->text), "%llu chunks in %llu of %llu bytes",
+             (unsigned long long)stats.chunks, (unsigned long long)stats.used_bytes,
+             (unsigned long long)stats.max_bytes);
+}
+
+static void backend_health(const struct kvl_backend *backend, struct kvl_health *health)
+{
+    static const char *const texts[] = {"not started", "running", "start failed", "stopped"};
+    const uint64_t overdue = atomic_load(&backend->overdue);
+
+    health->state = kvl_backend_is_running(backend) ? KVL_HEALTH_OK : KVL_HEALTH_DOWN;
+    snprintf(health->text, sizeof(health->text), "%s", texts[atomic_load(&backend->state)]);
+    if (backend->module.ops.get_health != NULL && kvl_backend_is_running(backend)) {
+        backend->module.ops.get_health(backend->self, health);
+    }
+    snprintf(health->name, sizeof(health->name), "%s", backend->name);
+    if (overdue > 0) {
+        health->state = health->state == KVL_HEALTH_OK ? KVL_HEALTH_DEGRADED : health->state;
+        snprintf(health->text, sizeof(health->text),
+                 "%llu transfers are past their deadline, their memory is held back",
+                 (unsigned long long)overdue);
+    }
+}
+
+int kvl_core_health(struct kvl_instance *instance, uint32_t location,
+                    struct kvl_health *health_out)
+{
+    struct kvl_health health = {.size = sizeof(health)};
+
+    if (location == KVL_LOCATION_LOCAL) {
+        local_health(instance, &health);
+    } else if (location >= KVL_LOCATION_BACKEND &&
+               location - KVL_LOCATION_BACKEND < instance->route.count) {
+        backend_health(instance->route.backends[location - KVL_LOCATION_BACKEND], &health);
+    } else {
+        return -EINVAL;
+    }
+    health.size = health_out->size < sizeof(health) ? health_out->size : sizeof(health);
+    memcpy(health_out, &health, health.size);
+    return 0;
+}
+
+/* Puts the section before a backend's own names. */
+struct prefixed {
+    kvl_stat_fn fn;
+    void *ctx;
+    const char *prefix;
+};
+
+static void add_prefixed(void *ctx, const char *name, uint64_t value)
+{
+    const struct prefixed *prefixed = ctx;
+    char full[160];
+
+    snprintf(full, sizeof(full), "%s_%s", prefixed->prefix, name);
+    for (char *c = full; *c != '\0'; c++) {
+        *c = *c == ':' || *c == '-' ? '_' : *c;
+    }
+    prefixed->fn(prefixed->ctx, full, value);
+}
+
+static void store_stats(struct kvl_instance *instance, struct prefixed *to)
+{
+    struct kvl_store_stats stats;
+
+    kvl_store_get_stats(instance->store, &stats);
+    to->prefix = "store";
+    add_prefixed(to, "chunks", stats.chunks);
+    add_prefixed(to, "bytes", stats.bytes);
+    add_prefixed(to, "used_bytes", stats.used_bytes);
+    add_prefixed(to, "max_bytes", stats.max_bytes);
+    add_prefixed(to, "hits", stats.hits);
+    add_prefixed(to, "misses", stats.misses);
+    add_prefixed(to, "evictions", stats.evictions);
+    add_prefixed(to, "refused", stats.refused);
+    add_prefixed(to, "corrupt", stats.corrupt);
+    add_prefixed(to, "leases", stats.leases);
+    add_prefixed(to, "reserved", stats.reserved);
+}
+
+static void core_stats(struct kvl_instance *instance, struct prefixed *to)
+{
+    struct kvl_counters *counters = &instance->counters;
+    struct kvl_flight_stats flights;
+
+    to->prefix = "core";
+    for (int i = 0; i < KVL_COUNTERS; i++) {
+        add_prefixed(to, kvl_counter_names[i],
+                     atomic_load_explicit(&counters->values[i], memory_order_relaxed));
+    }
+    add_prefixed(to, "lookup_p50_ns", kvl_hist_quantile(&counters->lookup_ns, 500));
+    add_prefixed(to, "lookup_p99_ns", kvl_hist_quantile(&counters->lookup_ns, 990));
+    add_prefixed(to, "load_p50_ns", kvl_hist_quantile(&counters->load_ns, 500));
+    add_prefixed(to, "load_p99_ns", kvl_hist_quantile(&counters->load_ns, 990));
+    kvl_flights_get_stats(instance->flights, &flights);
+    add_prefixed(to, "operations", flights.ops);
+    add_prefixed(to, "flights", flights.flights);
+    add_prefixed(to, "quarantined", flights.quarantined);
+    add_prefixed(to, "registry_keys", kvl_registry_count(instance->registry));
+}
+
+void kvl_core_stats(struct kvl_instance *instance, kvl_stat_fn fn, void *ctx)
+{
+    struct prefixed to = {.fn = fn, .ctx = ctx};
+
+    store_stats(instance, &to);
+    core_stats(instance, &to);
+    for (uint32_t i = 0; i < instance->route.count; i++) {
+        const struct kvl_backend *backend = instance->route.backends[i];
+
+        to.prefix = backend->name;
+        add_prefixed(&to, "in_flight", atomic_load(&backend->in_flight));
+        add_prefixed(&to, "overdue", atomic_load(&backend->overdue));
+        add_prefixed(&to, "late_completions", atomic_load(&backend->late));
+        add_prefixed(&to, "bogus_completions", atomic_load(&backend->bogus));
+        add_prefixed(&to, "failures", atomic_load(&backend->failures));
+        if (backend->module.ops.get_stats != NULL && kvl_backend_is_running(backend)) {
+            backend->module.ops.get_stats(backend->self, add_prefixed, &to);
+        }
+    }
+}

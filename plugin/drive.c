@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "drive.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define NOBODY KVL_ROUTE_MAX
+
+int kvl_drive_any(const struct kvl_instance *instance, uint64_t caps)
+{
+    for (uint32_t i = 0; i < instance->route.count; i++) {
+        if (kvl_drive_can(instance->route.backends[i], caps)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static uint32_t first_of(const struct kvl_instance *instance, uint32_t mask, uint64_t caps)
+{
+    for (uint32_t i = 0; i < instance->route.count; i++) {
+        if ((mask >> i & 1) != 0 && kvl_drive_can(instance->route.backends[i], caps)) {
+            return i;
+        }
+    }
+    return NOBODY;
+}
+
+/* Whom to ask next for an item. A load goes first to those that are said to hold the chunk, then to
+ * the others, since a hint that is missing says nothing. */
+static uint32_t choose(const struct kvl_instance *instance, const struct kvl_op *op,
+                       const struct kvl_op_item *item)
+{
+    const uint32_t untried = ~item->tried;
+    uint32_t who;
+
+    if (op->kind == KVL_OP_LOOKUP) {
+        return first_of(instance, untried, KVL_CAP_LOOKUP);
+    }
+    who = first_of(instance, untried & kvl_registry_find(instance->registry, item->hash),
+                   KVL_CAP_READ);
+    return who != NOBODY ? who : first_of(instance, untried, KVL_CAP_READ);
+}
+
+/* Gives items to a backend, in batches as large as it takes. */
+static void fly(struct kvl_op *op, struct kvl_backend *backend, const uint32_t *items,
+                uint32_t count)
+{
+    const uint32_t most = backend->limits.max_items != 0 ? backend->limits.max_items : count;
+
+    for (uint32_t at = 0; at < count;) {
+        const uint32_t n = count - at < most ? count - at : most;
+        int r = kvl_op_fly(op, backend, items + at, n);
+
+        for (uint32_t i = 0; r < 0 && i < n; i++) {
+            struct kvl_op_item *item = &op->items[items[at + i]];
+
+            item->tried |= 1u << backend->index;
+            item->is_flying = 0;
+            kvl_op_item_failed(item, r);
+        }
+        at += n;
+    }
+}
+
+void kvl_drive_spread(struct kvl_instance *instance, struct kvl_op *op, uint32_t first)
+{
+    uint32_t *items = malloc((op->item_count - first + 1) * sizeof(*items));
+
+    for (uint32_t b = 0; items != NULL && b < instance->route.count; b++) {
+        uint32_t count = 0;
+
+        for (uint32_t i = first; i < op->item_count; i++) {
+            if ((op->items[i].want >> b & 1) != 0) {
+                items[count++] = i;
+            }
+        }
+        if (count > 0) {
+            fly(op, instance->route.backends[b], items, count);
+        }
+    }
+    free(items);
+}
+
+/* One round: every open item is given to somebody or ends. @return items that were given. */
+static uint32_t ask_round(struct kvl_instance *instance, struct kvl_op *op, uint32_t *items,
+                          uint8_t *chosen)
+{
+    uint32_t asked = 0;
+
+    for (uint32_t i = 0; i < op->item_count; i++) {
+        struct kvl_op_item *item = &op->items[i];
+
+        chosen[i] = NOBODY;
+        if (item->status != -EINPROGRESS || item->is_flying) {
+            continue;
+        }
+        chosen[i] = (uint8_t)choose(instance, op, item);
+        if (chosen[i] == NOBODY) {
+            item->status = item->failure != 0 ? item->failure : -ENOENT;
+        }
+    }
+    for (uint32_t b = 0; b < instance->route.count; b++) {
+        uint32_t count = 0;
+
+        for (uint32_t i = 0; i < op->item_count; i++) {
+            if (chosen[i] == b) {
+                items[count++] = i;
+            }
+        }
+        if (count > 0) {
+            fly(op, instance->route.backends[b], items, count);
+            asked += count;
+        }
+    }
+    return asked;
+}
+
+uint32_t kvl_drive_advance(struct kvl_instance *instance, struct kvl_op *op)
+{
+    uint32_t *items;
+    uint8_t *chosen;
+
+    if ((op->kind != KVL_OP_LOOKUP && op->kind != KVL_OP_LOAD) || op->item_count == 0) {
+        return kvl_op_pending(op);
+    }
+    items = malloc(op->item_count * sizeof(*items));
+    chosen = malloc(op->item_count);
+    if (items == NULL || chosen == NULL) {
+        for (uint32_t i = 0; i < op->item_count; i++) {
+            if (op->items[i].status == -EINPROGRESS && !op->items[i].is_flying) {
+                op->items[i].status = -ENOMEM;
+            }
+        }
+    } else {
+        /* A refusal leaves items open for the next backend: each round rules out at least one. */
+        while (ask_round(instance, op, items, chosen) > 0) {
+        }
+    }
+    free(items);
+    free(chosen);
+    return kvl_op_pending(op);
+}
+
+int kvl_drive(struct kvl_instance *instance, struct kvl_op *op, uint64_t deadline_ms)
+{
+    for (;;) {
+        const uint64_t until = deadline_ms < op->deadline_ms ? deadline_ms : op->deadline_ms;
+        int r;
+
+        if (kvl_drive_advance(instance, op) == 0) {
+            return 0;
+        }
+        r = kvl_op_wait(op, until);
+        if (r == -ECANCELED) {
+            kvl_count(&instance->counters, KVL_COUNT_CANCELS, 1);
+            kvl_op_cut(op, r);
+            return r;
+        }
+        if (r == -ETIMEDOUT && kvl_now_ms() >= op->deadline_ms) {
+            kvl_count(&instance->counters, KVL_COUNT_TIMEOUTS, 1);
+            kvl_op_cut(op, r);
+            return r;
+        }
+        if (r == -ETIMEDOUT) {
+            return -EINPROGRESS;
+        }
+    }
+}

@@ -1,0 +1,803 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "flight.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "hash.h"
+#include "route.h"
+#include "table.h"
+
+/* What a flight keeps of each of its chunks. */
+struct cargo {
+    struct kvl_chunk chunk; /* key in `key`; read: what is expected, until a target is given */
+    char key[KVL_KEY_MAX];
+    uint64_t hash;
+    uint64_t slot; /* read: room in the store */
+    struct kvl_view view; /* write: lease; read: lease on what came */
+    uint32_t item; /* in op->items, while there is an op */
+    int32_t status;
+    uint8_t has_slot;
+    uint8_t has_view;
+};
+
+struct kvl_flight {
+    uint64_t cookie;
+    enum kvl_op_kind kind;
+    struct kvl_backend *backend; /* borrowed, outlives us */
+    struct kvl_op *op; /* NULL once cut off */
+    struct kvl_flight *next; /* of the same op */
+    struct kvl_flight *prev;
+    uint32_t count;
+    int32_t status; /* list, probe */
+    int is_landing; /* a completion is being worked on */
+    struct cargo cargo[];
+};
+
+struct kvl_flights {
+    pthread_mutex_t lock;
+    struct kvl_table ops;
+    struct kvl_table flights;
+    uint64_t quarantined;
+    struct kvl_store *store; /* borrowed */
+    struct kvl_registry *registry; /* borrowed */
+    const struct kvl_log *log; /* borrowed */
+};
+
+uint64_t kvl_now_ms(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+int kvl_flights_create(struct kvl_store *store, struct kvl_registry *registry,
+                       const struct kvl_log *log, struct kvl_flights **flights_out)
+{
+    struct kvl_flights *flights = calloc(1, sizeof(*flights));
+
+    if (flights == NULL) {
+        return -ENOMEM;
+    }
+    pthread_mutex_init(&flights->lock, NULL);
+    kvl_table_init(&flights->ops);
+    kvl_table_init(&flights->flights);
+    flights->store = store;
+    flights->registry = registry;
+    flights->log = log;
+    *flights_out = flights;
+    return 0;
+}
+
+uint64_t kvl_flights_destroy(struct kvl_flights *flights)
+{
+    struct kvl_flight *flight;
+    uint64_t lost = 0;
+
+    if (flights == NULL) {
+        return 0;
+    }
+    while ((flight = kvl_table_any(&flights->flights)) != NULL) {
+        /* Slots and leases stay out on purpose: the store then keeps its memory mapped. */
+        kvl_table_drop(&flights->flights, flight->cookie);
+        free(flight);
+        lost++;
+    }
+    kvl_table_fini(&flights->flights);
+    kvl_table_fini(&flights->ops);
+    pthread_mutex_destroy(&flights->lock);
+    free(flights);
+    return lost;
+}
+
+void kvl_flights_get_stats(struct kvl_flights *flights, struct kvl_flight_stats *stats_out)
+{
+    pthread_mutex_lock(&flights->lock);
+    stats_out->ops = flights->ops.count;
+    stats_out->flights = flights->flights.count;
+    stats_out->quarantined = flights->quarantined;
+    pthread_mutex_unlock(&flights->lock);
+}
+
+/* ---- ops ---- */
+
+static uint32_t batch_runs(const struct kvl_batch *batch)
+{
+    return batch->sg_first != NULL ? batch->sg_first[batch->count] - batch->sg_first[0] : 0;
+}
+
+int kvl_op_create(struct kvl_flights *flights, enum kvl_op_kind kind,
+                  const struct kvl_batch *batch, uint64_t deadline_ms, struct kvl_op **op_out)
+{
+    const uint32_t count = batch != NULL ? batch->count : 0;
+    struct kvl_op *op = calloc(1, sizeof(*op));
+    pthread_condattr_t attr;
+
+    if (op == NULL) {
+        return -ENOMEM;
+    }
+    op->kind = kind;
+    op->deadline_ms = deadline_ms;
+    op->flights = flights;
+    op->count = count;
+    op->status = calloc(count + 1, sizeof(*op->status));
+    op->location = calloc(count + 1, sizeof(*op->location));
+    op->items = calloc(count + 1, sizeof(*op->items));
+    op->keys = malloc((size_t)count * KVL_KEY_MAX + 1);
+    if (kind == KVL_OP_LOAD) {
+        op->sg = malloc((batch_runs(batch) + 1) * sizeof(*op->sg));
+        op->sg_first = calloc(count + 2, sizeof(*op->sg_first));
+    }
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&op->changed, &attr);
+    pthread_condattr_destroy(&attr);
+    if (op->status == NULL || op->location == NULL || op->items == NULL || op->keys == NULL ||
+        (kind == KVL_OP_LOAD && (op->sg == NULL || op->sg_first == NULL))) {
+        kvl_op_destroy(op);
+        return -ENOMEM;
+    }
+    pthread_mutex_lock(&flights->lock);
+    if (kvl_table_add(&flights->ops, op, &op->handle) < 0) {
+        op->handle = 0;
+    }
+    op->waiting = 1; /* its maker; handed out by kvl_op_unclaim */
+    pthread_mutex_unlock(&flights->lock);
+    if (op->handle == 0) {
+        kvl_op_destroy(op);
+        return -ENOMEM;
+    }
+    *op_out = op;
+    return 0;
+}
+
+void kvl_op_item_failed(struct kvl_op_item *item, int status)
+{
+    if (item->failure == 0 || item->failure == -ENOENT) {
+        item->failure = status;
+    }
+}
+
+struct kvl_op_item *kvl_op_add(struct kvl_op *op, const struct kvl_batch *batch, uint32_t index)
+{
+    struct kvl_op_item *item = &op->items[op->item_count];
+    char *text = op->keys + (size_t)op->item_count * KVL_KEY_MAX;
+
+    item->chunk = batch->chunks[index];
+    memcpy(text, item->chunk.key.text, item->chunk.key.length);
+    item->chunk.key.text = text;
+    item->hash = kvl_hash_key(&item->chunk.key);
+    item->index = index;
+    item->status = -EINPROGRESS;
+    item->failure = op->status[index];
+    if (op->kind == KVL_OP_LOAD) {
+        uint32_t to = op->sg_first[op->item_count];
+        uint32_t runs = 0;
+
+        if (batch->sg_first != NULL) {
+            runs = batch->sg_first[index + 1] - batch->sg_first[index];
+            memcpy(&op->sg[to], &batch->sg[batch->sg_first[index]], runs * sizeof(*op->sg));
+        }
+        op->sg_first[op->item_count + 1] = to + runs;
+    }
+    op->item_count++;
+    return item;
+}
+
+struct kvl_op *kvl_op_claim(struct kvl_flights *flights, uint64_t handle)
+{
+    struct kvl_op *op;
+
+    pthread_mutex_lock(&flights->lock);
+    op = kvl_table_get(&flights->ops, handle);
+    if (op != NULL && op->waiting) {
+        op = NULL;
+    }
+    if (op != NULL) {
+        op->waiting = 1;
+    }
+    pthread_mutex_unlock(&flights->lock);
+    return op;
+}
+
+void kvl_op_unclaim(struct kvl_op *op)
+{
+    struct kvl_flights *flights = op->flights;
+
+    pthread_mutex_lock(&flights->lock);
+    op->waiting = 0;
+    pthread_mutex_unlock(&flights->lock);
+}
+
+void kvl_op_destroy(struct kvl_op *op)
+{
+    if (op->handle != 0) {
+        pthread_mutex_lock(&op->flights->lock);
+        kvl_table_drop(&op->flights->ops, op->handle);
+        pthread_mutex_unlock(&op->flights->lock);
+    }
+    for (uint32_t i = 0; i < op->item_count; i++) {
+        if (op->items[i].has_view) {
+            kvl_store_release(op->flights->store, op->items[i].view.lease);
+        }
+    }
+    pthread_cond_destroy(&op->changed);
+    free(op->status);
+    free(op->location);
+    free(op->items);
+    free(op->keys);
+    free(op->sg);
+    free(op->sg_first);
+    free(op->listed);
+    free(op);
+}
+
+/* ---- take-off ---- */
+
+static void link_flight(struct kvl_op *op, struct kvl_flight *flight)
+{
+    flight->op = op;
+    flight->prev = NULL;
+    flight->next = op->first;
+    if (op->first != NULL) {
+        op->first->prev = flight;
+    }
+    op->first = flight;
+    op->pending++;
+}
+
+/* The lock is held. */
+static void unlink_flight(struct kvl_flight *flight)
+{
+    struct kvl_op *op = flight->op;
+
+    if (op == NULL) {
+        return;
+    }
+    if (flight->prev != NULL) {
+        flight->prev->next = flight->next;
+    } else {
+        op->first = flight->next;
+    }
+    if (flight->next != NULL) {
+        flight->next->prev = flight->prev;
+    }
+    flight->op = NULL;
+    op->pending--;
+}
+
+static void load_cargo(struct kvl_flight *flight, struct kvl_op *op, const uint32_t *items)
+{
+    for (uint32_t i = 0; i < flight->count; i++) {
+        struct cargo *cargo = &flight->cargo[i];
+        struct kvl_op_item *item = &op->items[items[i]];
+
+        cargo->chunk = item->chunk;
+        memcpy(cargo->key, item->chunk.key.text, item->chunk.key.length);
+        cargo->chunk.key.text = cargo->key;
+        cargo->hash = item->hash;
+        cargo->item = items[i];
+        item->is_flying = 1;
+        item->tried |= 1u << flight->backend->index;
+    }
+}
+
+/* Leases what is to be sent. Chunks evicted since they were saved are left out. */
+static void pin_cargo(struct kvl_flights *flights, struct kvl_flight *flight)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < flight->count; i++) {
+        struct cargo *cargo = &flight->cargo[i];
+
+        if (kvl_store_pin(flights->store, &cargo->chunk.key, &cargo->view) < 0) {
+            continue;
+        }
+        cargo->has_view = 1;
+        cargo->chunk.bytes = cargo->view.length;
+        cargo->chunk.attrs = cargo->view.attrs;
+        cargo->chunk.checksum = cargo->view.checksum;
+        cargo->chunk.flags = cargo->view.checksum != 0 ? KVL_CHUNK_HAS_CHECKSUM : 0;
+        if (kept != i) {
+            flight->cargo[kept] = *cargo;
+            flight->cargo[kept].chunk.key.text = flight->cargo[kept].key;
+        }
+        kept++;
+    }
+    flight->count = kept;
+}
+
+static int submit_batch(struct kvl_flight *flight, const struct kvl_batch *batch)
+{
+    const struct kvl_backend_ops *ops = &flight->backend->module.ops;
+    void *self = flight->backend->self;
+
+    switch (flight->kind) {
+    case KVL_OP_LOOKUP:
+        return ops->lookup(self, batch);
+    case KVL_OP_LOAD:
+        return ops->read(self, batch);
+    case KVL_OP_SAVE:
+        return ops->write(self, batch);
+    case KVL_OP_REMOVE:
+        return ops->remove(self, batch);
+    case KVL_OP_LIST:
+        return ops->list(self, batch->cookie, batch->deadline_ms);
+    case KVL_OP_PROBE:
+        return ops->probe(self, batch->cookie, batch->deadline_ms);
+    }
+    return -ENOTSUP;
+}
+
+/* Builds the record the backend sees. `cookie` is a copy: once submitted the flight may be gone. */
+static int submit(struct kvl_flight *flight, uint64_t cookie, uint64_t deadline_ms)
+{
+    const uint32_t count = flight->count;
+    const int is_write = flight->kind == KVL_OP_SAVE;
+    struct kvl_chunk *chunks = malloc((count + 1) * sizeof(*chunks));
+    struct kvl_sg *sg = is_write ? malloc((count + 1) * sizeof(*sg)) : NULL;
+    uint32_t *sg_first = is_write ? malloc((count + 1) * sizeof(*sg_first)) : NULL;
+    struct kvl_batch batch = {
+        .size = sizeof(batch),
+        .count = count,
+        .cookie = cookie,
+        .deadline_ms = deadline_ms,
+        .chunks = chunks,
+        .sg = sg,
+        .sg_first = sg_first,
+    };
+    int r = -ENOMEM;
+
+    if (chunks != NULL && (!is_write || (sg != NULL && sg_first != NULL))) {
+        for (uint32_t i = 0; i < count; i++) {
+            const struct cargo *cargo = &flight->cargo[i];
+
+            chunks[i] = cargo->chunk;
+            if (is_write) {
+                sg_first[i] = i;
+                sg[i] = (struct kvl_sg){
+                    .mem = KVL_MEM_HOST,
+                    .addr = (uint64_t)(uintptr_t)cargo->view.data,
+                    .length = cargo->view.length,
+                    .stride = cargo->view.length,
+                    .count = 1,
+                    .device = KVL_DEVICE_HOST,
+                };
+            }
+        }
+        if (is_write) {
+            sg_first[count] = count;
+        }
+        r = submit_batch(flight, &batch);
+    }
+    free(chunks);
+    free(sg);
+    free(sg_first);
+    return r;
+}
+
+static void free_flight(struct kvl_flights *flights, struct kvl_flight *flight)
+{
+    for (uint32_t i = 0; i < flight->count; i++) {
+        if (flight->cargo[i].has_view) {
+            kvl_store_release(flights->store, flight->cargo[i].view.lease);
+        }
+        if (flight->cargo[i].has_slot) {
+            kvl_store_abort(flights->store, flight->cargo[i].slot);
+        }
+    }
+    free(flight);
+}
+
+/* The flight is over and its op was told: takes it out of all books. The lock is held. */
+static void retire(struct kvl_flights *flights, struct kvl_flight *flight)
+{
+    struct kvl_backend *backend = flight->backend;
+
+    if (flight->op == NULL) {
+        flights->quarantined--;
+        atomic_fetch_sub_explicit(&backend->overdue, 1, memory_order_relaxed);
+    }
+    unlink_flight(flight);
+    kvl_table_drop(&flights->flights, flight->cookie);
+    atomic_fetch_sub_explicit(&backend->in_flight, 1, memory_order_relaxed);
+}
+
+/* The backend refused: as if it had never been asked, except that it is not asked again. */
+static void ground(struct kvl_flights *flights, struct kvl_flight *flight, uint64_t cookie)
+{
+    pthread_mutex_lock(&flights->lock);
+    if (kvl_table_get(&flights->flights, cookie) != flight || flight->is_landing) {
+        /* It refused and completed it as well: the completion was here first and ended it. */
+        pthread_mutex_unlock(&flights->lock);
+        return;
+    }
+    for (uint32_t i = 0; flight->op != NULL && i < flight->count; i++) {
+        flight->op->items[flight->cargo[i].item].is_flying = 0;
+    }
+    retire(flights, flight);
+    pthread_mutex_unlock(&flights->lock);
+    free_flight(flights, flight);
+}
+
+int kvl_op_fly(struct kvl_op *op, struct kvl_backend *backend, const uint32_t *items,
+               uint32_t count)
+{
+    struct kvl_flights *flights = op->flights;
+    struct kvl_flight *flight;
+    uint64_t cookie = 0;
+    int r;
+
+    flight = calloc(1, sizeof(*flight) + count * sizeof(flight->cargo[0]));
+    if (flight == NULL) {
+        return -ENOMEM;
+    }
+    flight->kind = op->kind;
+    flight->backend = backend;
+    flight->count = count;
+    load_cargo(flight, op, items);
+    if (op->kind == KVL_OP_SAVE) {
+        pin_cargo(flights, flight);
+        if (flight->count == 0) {
+            free(flight);
+            return 0;
+        }
+    }
+    pthread_mutex_lock(&flights->lock);
+    r = kvl_table_add(&flights->flights, flight, &cookie);
+    if (r == 0) {
+        flight->cookie = cookie;
+        link_flight(op, flight);
+    }
+    pthread_mutex_unlock(&flights->lock);
+    if (r < 0) {
+        free_flight(flights, flight);
+        return r;
+    }
+    atomic_fetch_add_explicit(&backend->in_flight, 1, memory_order_relaxed);
+    r = submit(flight, cookie, op->deadline_ms);
+    if (r != 0) {
+        ground(flights, flight, cookie);
+        r = r > 0 ? -EPROTO : r;
+    }
+    return r;
+}
+
+/* ---- landing ---- */
+
+static int cargo_status(const struct kvl_completion *done, uint32_t i)
+{
+    int status = done->status;
+
+    if (done->item_status != NULL) {
+        status = i < done->item_count ? done->item_status[i] : -EPROTO;
+    }
+    return status > 0 ? -EPROTO : status;
+}
+
+/* No lock is held: this may hash every byte. */
+static void land_read(struct kvl_flights *flights, struct cargo *cargo)
+{
+    if (cargo->status == 0 && !cargo->has_slot) {
+        cargo->status = -EPROTO; /* it says the bytes are here, but never asked where to put them */
+    }
+    if (!cargo->has_slot) {
+        return;
+    }
+    cargo->has_slot = 0;
+    if (cargo->status != 0) {
+        kvl_store_abort(flights->store, cargo->slot);
+        return;
+    }
+    cargo->status = kvl_store_commit(flights->store, cargo->slot, &cargo->view);
+    cargo->has_view = cargo->status == 0;
+}
+
+static void land_cargo(struct kvl_flights *flights, struct kvl_flight *flight,
+                       const struct kvl_completion *done)
+{
+    const uint32_t index = flight->backend->index;
+
+    for (uint32_t i = 0; i < flight->count; i++) {
+        struct cargo *cargo = &flight->cargo[i];
+
+        cargo->status = cargo_status(done, i);
+        if (flight->kind == KVL_OP_LOAD) {
+            land_read(flights, cargo);
+        }
+        if (cargo->status == 0 && flight->kind != KVL_OP_REMOVE) {
+            kvl_registry_publish(flights->registry, cargo->hash, index);
+        } else if (cargo->status == 0 || cargo->status == -ENOENT || cargo->status == -ESTALE ||
+                   cargo->status == -EBADMSG) {
+            kvl_registry_withdraw(flights->registry, cargo->hash, index);
+        } else {
+            atomic_fetch_add_explicit(&flight->backend->failures, 1, memory_order_relaxed);
+        }
+    }
+    kvl_store_trim(flights->store);
+}
+
+/* Tells the op, the lock is held. */
+static void report(struct kvl_flight *flight)
+{
+    struct kvl_op *op = flight->op;
+
+    if (op == NULL) {
+        return;
+    }
+    op->outcome = flight->status;
+    op->landed++;
+    for (uint32_t i = 0; i < flight->count; i++) {
+        struct cargo *cargo = &flight->cargo[i];
+        struct kvl_op_item *item = &op->items[cargo->item];
+
+        item->is_flying = 0;
+        if (cargo->status == 0) {
+            item->status = 0;
+            item->location = (uint8_t)(KVL_LOCATION_BACKEND + flight->backend->index);
+        } else {
+            kvl_op_item_failed(item, cargo->status);
+        }
+        if (cargo->has_view && flight->kind == KVL_OP_LOAD) {
+            item->view = cargo->view;
+            item->has_view = 1;
+            cargo->has_view = 0;
+        }
+    }
+}
+
+static void refuse_completion(struct kvl_flights *flights, struct kvl_backend *backend,
+                              uint64_t cookie)
+{
+    if (atomic_fetch_add_explicit(&backend->bogus, 1, memory_order_relaxed) == 0) {
+        kvl_warn(flights->log,
+                 "core: backend '%s' completed batch %llx that is not in flight (twice, or never "
+                 "submitted), ignored; further ones are only counted",
+                 backend->name, (unsigned long long)cookie);
+    }
+}
+
+void kvl_flights_complete(struct kvl_flights *flights, struct kvl_backend *backend,
+                          const struct kvl_completion *done)
+{
+    struct kvl_flight *flight;
+
+    pthread_mutex_lock(&flights->lock);
+    flight = kvl_table_get(&flights->flights, done->cookie);
+    if (flight != NULL && (flight->backend != backend || flight->is_landing)) {
+        flight = NULL;
+    }
+    if (flight != NULL) {
+        flight->is_landing = 1;
+    }
+    pthread_mutex_unlock(&flights->lock);
+    if (flight == NULL) {
+        refuse_completion(flights, backend, done->cookie);
+        return;
+    }
+
+    if (flight->kind == KVL_OP_LIST || flight->kind == KVL_OP_PROBE) {
+        flight->status = done->status > 0 ? -EPROTO : done->status;
+    } else {
+        land_cargo(flights, flight, done);
+    }
+
+    pthread_mutex_lock(&flights->lock);
+    report(flight);
+    if (flight->op == NULL) {
+        atomic_fetch_add_explicit(&backend->late, 1, memory_order_relaxed);
+    } else {
+        pthread_cond_signal(&flight->op->changed);
+    }
+    retire(flights, flight);
+    pthread_mutex_unlock(&flights->lock);
+    free_flight(flights, flight);
+}
+
+static int target_fits(const struct kvl_chunk *expected, const struct kvl_chunk *found)
+{
+    if (expected->bytes != 0 && expected->bytes != found->bytes) {
+        return 0;
+    }
+    return (expected->flags & KVL_CHUNK_EXPECT_ATTRS) == 0 ||
+           memcmp(&expected->attrs, &found->attrs, sizeof(found->attrs)) == 0;
+}
+
+int kvl_flights_read_target(struct kvl_flights *flights, uint64_t cookie, uint32_t item,
+                            const struct kvl_chunk *found, void **addr_out)
+{
+    struct kvl_flight *flight;
+    struct kvl_chunk chunk;
+    char key[KVL_KEY_MAX];
+    uint64_t slot;
+    void *addr;
+    int r = -ECANCELED;
+
+    pthread_mutex_lock(&flights->lock);
+    flight = kvl_table_get(&flights->flights, cookie);
+    if (flight != NULL && flight->kind == KVL_OP_LOAD && !flight->is_landing &&
+        flight->op != NULL && item < flight->count && !flight->cargo[item].has_slot) {
+        chunk = *found;
+        chunk.key.length = flight->cargo[item].chunk.key.length;
+        memcpy(key, flight->cargo[item].key, chunk.key.length);
+        r = target_fits(&flight->cargo[item].chunk, found) ? 0 : -EBADMSG;
+    }
+    pthread_mutex_unlock(&flights->lock);
+    if (r < 0) {
+        return r;
+    }
+    chunk.key.text = key;
+    chunk.flags &= KVL_CHUNK_HAS_CHECKSUM;
+    r = kvl_store_reserve(flights->store, &chunk, &slot, &addr);
+    if (r < 0) {
+        return r;
+    }
+    /* The flight cannot end while its backend is in here, but a broken one is not to hurt us. */
+    pthread_mutex_lock(&flights->lock);
+    flight = kvl_table_get(&flights->flights, cookie);
+    if (flight != NULL && !flight->is_landing && !flight->cargo[item].has_slot) {
+        flight->cargo[item].slot = slot;
+        flight->cargo[item].has_slot = 1;
+    } else {
+        flight = NULL;
+    }
+    pthread_mutex_unlock(&flights->lock);
+    if (flight == NULL) {
+        kvl_store_abort(flights->store, slot);
+        return -ECANCELED;
+    }
+    *addr_out = addr;
+    return 0;
+}
+
+static int append_key(struct kvl_op *op, const struct kvl_key *key)
+{
+    if (key->length == 0 || key->length > KVL_KEY_MAX) {
+        return 0;
+    }
+    if (op->listed_length + 1 + key->length > op->listed_room) {
+        size_t room = op->listed_room * 2 + 65536;
+        char *listed = realloc(op->listed, room);
+
+        if (listed == NULL) {
+            return -ENOMEM;
+        }
+        op->listed = listed;
+        op->listed_room = room;
+    }
+    op->listed[op->listed_length] = (char)key->length;
+    memcpy(op->listed + op->listed_length + 1, key->text, key->length);
+    op->listed_length += 1 + key->length;
+    return 0;
+}
+
+int kvl_flights_list_add(struct kvl_flights *flights, uint64_t cookie, const struct kvl_key *keys,
+                         uint32_t count)
+{
+    struct kvl_flight *flight;
+    int r = -ECANCELED;
+
+    pthread_mutex_lock(&flights->lock);
+    flight = kvl_table_get(&flights->flights, cookie);
+    if (flight != NULL && flight->kind == KVL_OP_LIST && flight->op != NULL) {
+        r = 0;
+        for (uint32_t i = 0; r == 0 && i < count; i++) {
+            r = append_key(flight->op, &keys[i]);
+        }
+    }
+    pthread_mutex_unlock(&flights->lock);
+    return r;
+}
+
+/* ---- waiting and cutting ---- */
+
+int kvl_op_wait(struct kvl_op *op, uint64_t deadline_ms)
+{
+    struct kvl_flights *flights = op->flights;
+    struct timespec until = {
+        .tv_sec = (time_t)(deadline_ms / 1000),
+        .tv_nsec = (long)(deadline_ms % 1000) * 1000000,
+    };
+    int r = 0;
+
+    pthread_mutex_lock(&flights->lock);
+    while (r == 0 && op->pending > 0 && op->landed == op->seen && !op->cancelled) {
+        if (deadline_ms == KVL_NEVER) {
+            pthread_cond_wait(&op->changed, &flights->lock);
+        } else if (pthread_cond_timedwait(&op->changed, &flights->lock, &until) == ETIMEDOUT) {
+            r = op->landed == op->seen ? -ETIMEDOUT : 0;
+            break;
+        }
+    }
+    op->seen = op->landed;
+    if (op->cancelled) {
+        r = -ECANCELED;
+    }
+    pthread_mutex_unlock(&flights->lock);
+    return r;
+}
+
+uint32_t kvl_op_pending(struct kvl_op *op)
+{
+    uint32_t pending;
+
+    pthread_mutex_lock(&op->flights->lock);
+    pending = op->pending;
+    pthread_mutex_unlock(&op->flights->lock);
+    return pending;
+}
+
+/* Asks the backends of an op to stop. Cookies are gathered first: no lock is held in the calls. */
+static void cancel_flights(struct kvl_flights *flights, struct kvl_op *op, int cut)
+{
+    struct {
+        struct kvl_backend *backend;
+        uint64_t cookie;
+    } list[64];
+    uint32_t count = 0;
+
+    pthread_mutex_lock(&flights->lock);
+    for (struct kvl_flight *flight = op->first; flight != NULL;) {
+        struct kvl_flight *next = flight->next;
+
+        if (count < sizeof(list) / sizeof(list[0]) && !flight->is_landing) {
+            list[count].backend = flight->backend;
+            list[count++].cookie = flight->cookie;
+        }
+        if (cut) {
+            unlink_flight(flight);
+            flights->quarantined++;
+            atomic_fetch_add_explicit(&flight->backend->overdue, 1, memory_order_relaxed);
+        }
+        flight = next;
+    }
+    pthread_mutex_unlock(&flights->lock);
+    for (uint32_t i = 0; i < count; i++) {
+        if ((list[i].backend->caps & KVL_CAP_CANCEL) != 0) {
+            list[i].backend->module.ops.cancel(list[i].backend->self, list[i].cookie);
+        }
+    }
+}
+
+void kvl_op_cut(struct kvl_op *op, int status)
+{
+    cancel_flights(op->flights, op, 1);
+    for (uint32_t i = 0; i < op->item_count; i++) {
+        if (op->items[i].status == -EINPROGRESS) {
+            op->items[i].status = status;
+            op->items[i].is_flying = 0;
+        }
+    }
+}
+
+int kvl_flights_cancel(struct kvl_flights *flights, uint64_t handle)
+{
+    struct kvl_op *op;
+
+    pthread_mutex_lock(&flights->lock);
+    op = kvl_table_get(&flights->ops, handle);
+    if (op != NULL) {
+        op->cancelled = 1;
+        pthread_cond_broadcast(&op->changed);
+    }
+    pthread_mutex_unlock(&flights->lock);
+    return op != NULL ? 0 : -EINVAL;
+}
+
+void kvl_flights_cut_all(struct kvl_flights *flights)
+{
+    struct kvl_op *op;
+
+    for (;;) {
+        pthread_mutex_lock(&flights->lock);
+        op = kvl_table_any(&flights->ops);
+        pthread_mutex_unlock(&flights->lock);
+        if (op == NULL) {
+            return;
+        }
+        kvl_op_cut(op, -ECANCELED);
+        kvl_op_destroy(op);
+    }
+}

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "host.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+
+#include "route.h"
+
+static struct kvl_backend *backend_of(const struct kvl_host *host)
+{
+    return host->ctx;
+}
+
+static uint64_t host_now_ms(const struct kvl_host *host)
+{
+    (void)host;
+    return kvl_now_ms();
+}
+
+static int host_setting(const struct kvl_host *host, const char *name, struct kvl_setting *out)
+{
+    const struct kvl_setting *setting = kvl_settings_get(&backend_of(host)->settings, name);
+
+    if (setting == NULL) {
+        return -ENOENT;
+    }
+    *out = *setting;
+    return 0;
+}
+
+static int host_thread_create(const struct kvl_host *host, const char *name, void *(*fn)(void *),
+                              void *arg, uint64_t *thread_out)
+{
+    sigset_t all;
+    sigset_t before;
+    pthread_t thread;
+    int r;
+
+    (void)host;
+    _Static_assert(sizeof(pthread_t) == sizeof(uint64_t), "a thread fits its handle");
+    /* Signals belong to the engine's own threads. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    r = pthread_create(&thread, NULL, fn, arg);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (r != 0) {
+        return -r;
+    }
+    (void)pthread_setname_np(thread, name); /* too long a name: the thread stays unnamed */
+    *thread_out = (uint64_t)thread;
+    return 0;
+}
+
+static int host_thread_join(const struct kvl_host *host, uint64_t thread)
+{
+    (void)host;
+    return -pthread_join((pthread_t)thread, NULL);
+}
+
+static void host_complete(const struct kvl_host *host, const struct kvl_completion *done)
+{
+    kvl_flights_complete(backend_of(host)->flights, backend_of(host), done);
+}
+
+static int host_read_target(const struct kvl_host *host, uint64_t cookie, uint32_t item,
+                            const struct kvl_chunk *found, void **addr_out)
+{
+    return kvl_flights_read_target(backend_of(host)->flights, cookie, item, found, addr_out);
+}
+
+static int host_list_add(const struct kvl_host *host, uint64_t cookie, const struct kvl_key *keys,
+                         uint32_t count)
+{
+    return kvl_flights_list_add(backend_of(host)->flights, cookie, keys, count);
+}
+
+static int host_store_get(const struct kvl_host *host, const struct kvl_key *key,
+                          struct kvl_view *view_out)
+{
+    return kvl_store_get(backend_of(host)->store, key, view_out);
+}
+
+static int host_store_release(const struct kvl_host *host, uint64_t lease)
+{
+    return kvl_store_release(backend_of(host)->store, lease);
+}
+
+static int host_store_exists(const struct kvl_host *host, const struct kvl_key *key)
+{
+    return kvl_store_exists(backend_of(host)->store, key);
+}
+
+static int host_store_reserve(const struct kvl_host *host, const struct kvl_chunk *chunk,
+                              uint64_t *slot_out, void **addr_out)
+{
+    return kvl_store_reserve(backend_of(host)->store, chunk, slot_out, addr_out);
+}
+
+static int host_store_commit(const struct kvl_host *host, uint64_t slot)
+{
+    struct kvl_store *store = backend_of(host)->store;
+    int r = kvl_store_commit(store, slot, NULL);
+
+    kvl_store_trim(store);
+    return r;
+}
+
+static int host_store_abort(const struct kvl_host *host, uint64_t slot)
+{
+    return kvl_store_abort(backend_of(host)->store, slot);
+}
+
+static int host_store_remove(const struct kvl_host *host, const struct kvl_key *key)
+{
+    return kvl_store_remove(backend_of(host)->store, key);
+}
+
+static int host_store_list(const struct kvl_host *host, kvl_key_fn fn, void *ctx)
+{
+    return kvl_store_list(backend_of(host)->store, fn, ctx);
+}
+
+static uint64_t host_store_max_bytes(const struct kvl_host *host)
+{
+    return kvl_store_max_bytes(backend_of(host)->store);
+}
+
+void kvl_host_init(struct kvl_backend *backend)
+{
+    backend->host = (struct kvl_host){
+        .size = sizeof(struct kvl_host),
+        .abi_minor = KVL_BACKEND_ABI_MINOR,
+        .ctx = backend,
+        .log = &backend->log,
+        .now_ms = host_now_ms,
+        .setting = host_setting,
+        .thread_create = host_thread_create,
+        .thread_join = host_thread_join,
+        .complete = host_complete,
+        .read_target = host_read_target,
+        .list_add = host_list_add,
+        .store_get = host_store_get,
+        .store_release = host_store_release,
+        .store_exists = host_store_exists,
+        .store_reserve = host_store_reserve,
+        .store_commit = host_store_commit,
+        .store_abort = host_store_abort,
+        .store_remove = host_store_remove,
+        .store_list = host_store_list,
+        .store_max_bytes = host_store_max_bytes,
+    };
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file registry.h
+ * Which backend may bring a chunk: hash of the key -> set of backends.
+ *
+ * Entries are hints and never pins: the holder is asked, and a wrong hint costs one question. So
+ * the table has a fixed size and forgets by itself: a bucket is one cache line of five keys, and
+ * the oldest goes. Two keys with one hash share their hints, which is harmless for the same reason.
+ * Thread-safe; no call blocks for long or allocates.
+ */
+#ifndef KVL_PLUGIN_REGISTRY_H
+#define KVL_PLUGIN_REGISTRY_H
+
+#include <stdint.h>
+
+struct kvl_registry;
+
+/** Room for about `entries` keys; pages are taken when first used. @return 0; -ENOMEM. */
+int kvl_registry_create(uint64_t entries, struct kvl_registry **registry_out);
+void kvl_registry_destroy(struct kvl_registry *registry);
+
+/** Backend `index` (0..31) has the chunk. */
+void kvl_registry_publish(struct kvl_registry *registry, uint64_t hash, uint32_t index);
+
+/** Backend `index` has it no more. */
+void kvl_registry_withdraw(struct kvl_registry *registry, uint64_t hash, uint32_t index);
+
+/** Bit i set: backend i may have it. */
+uint32_t kvl_registry_find(struct kvl_registry *registry, uint64_t hash);
+
+/** Keys known now. */
+uint64_t kvl_registry_count(const struct kvl_registry *registry);
+
+#endif /* KVL_PLUGIN_REGISTRY_H */

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file route.h
+ * One backend of an instance: module, settings, host table, state; and the table of all of them.
+ */
+#ifndef KVL_PLUGIN_ROUTE_H
+#define KVL_PLUGIN_ROUTE_H
+
+#include <kvlane/backend.h>
+#include <kvlane/plugin.h>
+
+#include <stdatomic.h>
+
+#include "config.h"
+#include "flight.h"
+#include "log.h"
+#include "module.h"
+#include "store.h"
+
+/** Most backends of one instance: the registry keeps one bit for each. */
+#define KVL_ROUTE_MAX 32u
+
+enum kvl_required { KVL_REQUIRED_NO, KVL_REQUIRED_YES, KVL_REQUIRED_AUTO };
+
+enum kvl_backend_state {
+    KVL_BACKEND_CREATED,
+    KVL_BACKEND_RUNNING,
+    KVL_BACKEND_FAILED, /* start failed and the file does not require it */
+    KVL_BACKEND_STOPPED,
+};
+
+struct kvl_backend {
+    struct kvl_host host; /* what the backend sees; host.ctx is this record */
+    char name[KVL_CONFIG_NAME_MAX + 1]; /* INI section */
+    uint32_t index; /* place in the route; location - KVL_LOCATION_BACKEND */
+    struct kvl_module module;
+    struct kvl_settings settings; /* the backend's own options */
+    struct kvl_log log;
+    enum kvl_required required;
+    int put_to;
+    uint64_t caps; /* that hold in this role */
+    struct kvl_limits limits;
+    void *self;
+    atomic_int state; /* enum kvl_backend_state */
+    atomic_uint_fast64_t in_flight; /* batches accepted and not completed */
+    atomic_uint_fast64_t overdue; /* of these, past their deadline: their memory is held back */
+    atomic_uint_fast64_t late; /* completed past their deadline */
+    atomic_uint_fast64_t bogus; /* completions of no batch of ours */
+    atomic_uint_fast64_t failures; /* items that ended in an error other than a miss */
+    struct kvl_store *store; /* borrowed from the instance, outlives us */
+    struct kvl_flights *flights; /* borrowed likewise */
+};
+
+/** The backends of an instance, in the order of the INI file. Fixed once open() is done. */
+struct kvl_route {
+    struct kvl_backend *backends[KVL_ROUTE_MAX]; /* owned */
+    uint32_t count;
+};
+
+/** What a new backend gets from its instance. */
+struct kvl_route_context {
+    struct kvl_config *config;
+    const char *module_path;
+    kvl_log_fn log;
+    void *log_ctx;
+    int log_level;
+    struct kvl_store *store;
+    struct kvl_flights *flights;
+};
+
+/**
+ * Loads the module of a section and checks its settings; errors of the file go into the config.
+ * @param create  0 = only check (the backend's check slot is called, nothing is made)
+ * @return 0 and a backend, or NULL where the section is left out by `required = no | auto`; the
+ *         loader's or the backend's code with err->text.
+ */
+int kvl_backend_create(const struct kvl_route_context *context,
+                       const struct kvl_config_section *section, int create,
+                       struct kvl_backend **backend_out, struct kvl_err *err);
+
+/** Starts it. A failure counts only when the file requires the backend. */
+int kvl_backend_start(struct kvl_backend *backend, struct kvl_err *err);
+
+/** Ends it from any state. Takes NULL. */
+void kvl_backend_destroy(struct kvl_backend *backend);
+
+/** True when data operations may be given to it. */
+static inline int kvl_backend_is_running(const struct kvl_backend *backend)
+{
+    return atomic_load_explicit(&((struct kvl_backend *)(uintptr_t)backend)->state,
+                                memory_order_acquire) == KVL_BACKEND_RUNNING;
+}
+
+#endif /* KVL_PLUGIN_ROUTE_H */

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file store.h
+ * The chunks this process holds: bytes in an arena, key and attributes beside it, least recently
+ * used order, leases. Registry location "LocalCPUBackend".
+ *
+ * Every function is thread-safe. One lock guards index and order; it is never held while bytes are
+ * copied or hashed, nor across a call out of this file. A hit allocates nothing and makes no system
+ * call. Handles are an index and a generation, so a stale one is found out.
+ */
+#ifndef KVL_PLUGIN_STORE_H
+#define KVL_PLUGIN_STORE_H
+
+#include <kvlane/io.h>
+#include <kvlane/watch.h>
+
+struct kvl_store;
+
+struct kvl_store_params {
+    void *arena; /* the engine's memory, or NULL */
+    uint64_t max_bytes; /* chunks and what is kept about them; size of the arena */
+    uint64_t max_chunks; /* 0 = no limit; kept by kvl_store_trim */
+    int checksum; /* 1 = hash every chunk that comes in, check it on the way out */
+};
+
+struct kvl_store_stats {
+    uint64_t chunks;
+    uint64_t bytes; /* payload */
+    uint64_t used_bytes; /* payload rounded up, keys and records; <= max_bytes */
+    uint64_t max_bytes;
+    uint64_t hits; /* of get and exists */
+    uint64_t misses;
+    uint64_t evictions;
+    uint64_t refused; /* reserve found no room */
+    uint64_t corrupt; /* chunks dropped because their checksum did not match */
+    uint64_t leases; /* out now */
+    uint64_t reserved; /* slots not yet committed */
+};
+
+/** @return 0; -EINVAL sizes; -ENOMEM. */
+int kvl_store_create(const struct kvl_store_params *params, struct kvl_store **store_out);
+
+/** Frees all. With leases or slots out the arena stays mapped. Takes NULL. @return how many out. */
+uint64_t kvl_store_destroy(struct kvl_store *store);
+
+/** Which chunks are there? Fills 0 or -ENOENT per chunk; use is not counted. @return found. */
+uint32_t kvl_store_lookup(struct kvl_store *store, const struct kvl_chunk *chunks, uint32_t count,
+                          int32_t *status_out);
+
+/** 0 or -ENOENT; counts as use. */
+int kvl_store_exists(struct kvl_store *store, const struct kvl_key *key);
+
+/**
+ * Counts as use when the chunk is there with that size. @return 0; -ENOENT absent, or of another
+ * size.
+ */
+int kvl_store_touch(struct kvl_store *store, const struct kvl_key *key, uint64_t bytes);
+
+/** Leases a chunk; counts as use. @return 0 and a lease; -ENOENT. The bytes are not checked. */
+int kvl_store_get(struct kvl_store *store, const struct kvl_key *key, struct kvl_view *view_out);
+
+/** Leases a chunk for one that only sends it on; does not count as use. */
+int kvl_store_pin(struct kvl_store *store, const struct kvl_key *key, struct kvl_view *view_out);
+
+/**
+ * Hashes the leased bytes. A chunk that fails is dropped from the store; the lease stays out.
+ * @return 0, also without a checksum; -EBADMSG.
+ */
+int kvl_store_verify(struct kvl_store *store, const struct kvl_view *view);
+
+/** @return 0; -EINVAL for a lease that is not out. */
+int kvl_store_release(struct kvl_store *store, uint64_t lease);
+
+/**
+ * Room for a chunk. Evicts least recently used chunks that nobody leases.
+ * @return 0, a slot, and memory for chunk->bytes (NULL for 0); -EINVAL key; -EMSGSIZE larger than
+ *         the store; -ENOMEM.
+ */
+int kvl_store_reserve(struct kvl_store *store, const struct kvl_chunk *chunk, uint64_t *slot_out,
+                      void **addr_out);
+
+/**
+ * Makes a slot visible in place of an older chunk of its key, as most recently used. Ends the slot.
+ * @param view_out  NULL, or a lease on it
+ * @return 0; -EBADMSG the checksum given to reserve does not match; -EINVAL.
+ */
+int kvl_store_commit(struct kvl_store *store, uint64_t slot, struct kvl_view *view_out);
+int kvl_store_abort(struct kvl_store *store, uint64_t slot);
+
+/** 0 or -ENOENT. Leases stay valid. */
+int kvl_store_remove(struct kvl_store *store, const struct kvl_key *key);
+
+/** Evicts until there are at most max_chunks. */
+void kvl_store_trim(struct kvl_store *store);
+
+/** Calls `fn` with copies of all keys, no lock held. @return 0; -ENOMEM; what `fn` returned. */
+int kvl_store_list(struct kvl_store *store, kvl_key_fn fn, void *ctx);
+
+/** Largest chunk. */
+uint64_t kvl_store_max_bytes(const struct kvl_store *store);
+
+void kvl_store_get_stats(struct kvl_store *store, struct kvl_store_stats *stats_out);
+
+#endif /* KVL_PLUGIN_STORE_H */
