@@ -16,10 +16,10 @@ struct chunk {
     char ini[512];
 };
 
-#define CHUNK_SERVER_OPTION(chunk)                                                          \
-    {                                                                                       \
-        "server", "lm://HOST:PORT", "talk to this tcp_remote server; in place of --config", \
-            CLI_TEXT, &(chunk)->server, 0, 0                                                \
+#define CHUNK_SERVER_OPTION(chunk)                                                                 \
+    {                                                                                              \
+        "server", "lm://HOST:PORT", "talk to this tcp_remote server; in place of --config",        \
+            CLI_TEXT, &(chunk)->server, 0, 0                                                       \
     }
 
 /** cli_parse(), then what --server stands for. */

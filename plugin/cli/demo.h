@@ -14,7 +14,7 @@
 
 /** Tokens of one chunk. */
 #define DEMO_CHUNK_TOKENS 256u
-#define DEMO_CHUNK_BYTES \
+#define DEMO_CHUNK_BYTES                                                                           \
     ((uint64_t)2 * MODEL_LAYERS * DEMO_CHUNK_TOKENS * MODEL_HIDDEN * sizeof(float))
 #define DEMO_CHUNKS_MAX (MODEL_MAX_TOKENS / DEMO_CHUNK_TOKENS)
 #define DEMO_DECODE_MAX 256u

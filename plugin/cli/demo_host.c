@@ -139,8 +139,7 @@ int demo_engine_prompt(struct demo *self, const struct child *child, uint32_t pr
     return CLI_OK;
 }
 
-bool demo_same(const struct demo *self, const struct demo_ran *one,
-                      const struct demo_ran *two)
+bool demo_same(const struct demo *self, const struct demo_ran *one, const struct demo_ran *two)
 {
     return memcmp(one->logits, two->logits, sizeof(one->logits)) == 0 && one->steps == two->steps &&
            memcmp(one->tokens, two->tokens, self->decode) == 0;
