@@ -142,7 +142,7 @@ static int get_run(struct chunk *chunk, const struct kvl_chunk *item, const char
     struct kvl_batch batch = engine_batch(&chunk->engine, item, 1);
     int32_t status = -ENOENT;
     struct kvl_result result = {.size = sizeof(result), .item_count = 1, .item_status = &status};
-    struct kvl_view view;
+    struct kvl_view view = {0};
     int r = chunk->engine.ops.load(chunk->engine.instance, &batch, &result, NULL);
 
     r = r < 0 ? r : status;

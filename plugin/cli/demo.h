@@ -62,7 +62,7 @@ struct demo_ran {
     char address[200]; /* of that path, when it has one */
     uint64_t steps; /* digest of the logits of all decoded tokens */
     uint8_t tokens[DEMO_DECODE_MAX]; /* decoded */
-    float logits[MODEL_VOCAB]; /* of the first token */
+    uint32_t logits[MODEL_VOCAB]; /* of the first token, the bits of each float */
 };
 
 /** Chunks one may ask for: those that end before the last token, which must be computed. */

@@ -93,7 +93,7 @@ int util_write_all(int fd, const void *data, size_t size)
 {
     const uint8_t *at = data;
 
-    while (size > 0) {
+    while (at != NULL && size > 0) {
         ssize_t n = write(fd, at, size);
 
         if (n < 0 && errno == EINTR) {
