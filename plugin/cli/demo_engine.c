@@ -281,7 +281,7 @@ static int flip_sealed(struct demo_engine *self, const char *key_text)
     chunk.attrs = view.attrs;
     chunk.bytes = view.length;
     copy = malloc(view.length + 1);
-    if (copy != NULL) {
+    if (copy != NULL && view.data != NULL) {
         memcpy(copy, view.data, view.length);
         copy[view.length / 2] ^= 0x10;
     }

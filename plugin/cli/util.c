@@ -121,7 +121,7 @@ uint64_t util_peak_rss(int pid)
     } else {
         (void)snprintf(path, sizeof(path), "/proc/%d/status", pid);
     }
-    if (util_read_file(path, 1u << 20, &text, &size) < 0) {
+    if (util_read_file(path, 1u << 20, &text, &size) < 0 || text == NULL) {
         return 0;
     }
     line = strstr((const char *)text, "VmHWM:");
