@@ -177,12 +177,12 @@ static int open_path(const char *path)
 
 static void test_files(void **state)
 {
+    static const char dos[] = "\xef\xbb\xbf; marked\r\n[store]\r\nmax_bytes = 1M\r\n";
     static char big[(1 << 20) + 2];
     const char *path;
 
     (void)state;
-    path = write_file("good.ini",
-                      "\xef\xbb\xbf; a byte order mark\r\n[store]\r\nmax_bytes = 1M\r\n", 45);
+    path = write_file("good.ini", dos, sizeof(dos) - 1);
     assert_int_equal(open_path(path), 0);
     assert_int_equal(engine_close(&engine, 1000), 0);
 

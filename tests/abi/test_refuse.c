@@ -71,7 +71,9 @@ static void test_required_refuses(void **state)
             assert_says(engine.err.text, r->says[k]);
         }
         /* one sentence, and logged once where it was first seen */
-        assert_null(strchr(engine.err.text, '\n'));
+        if (strchr(engine.err.text, '\n') != NULL) {
+            fail_msg("%s: more than one line: '%s'", r->word, engine.err.text);
+        }
         if (engine_lines(&engine, KVL_LOG_ERROR) != 1 || engine_lines(&engine, KVL_LOG_WARN) != 0) {
             fail_msg("%s: one error line wanted, the log is:\n%s", r->word, engine.log.text);
         }

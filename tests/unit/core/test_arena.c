@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cm.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "arena.h"
+
+#define MIB (1u << 20)
+
+static void test_spans_are_aligned_and_apart(void **state)
+{
+    struct kvl_arena arena;
+    uint32_t a;
+    uint32_t b;
+    unsigned char *pa;
+    unsigned char *pb;
+
+    (void)state;
+    assert_int_equal(kvl_arena_init(&arena, NULL, MIB), 0);
+    pa = kvl_arena_alloc(&arena, 100, &a);
+    pb = kvl_arena_alloc(&arena, 1, &b);
+    assert_non_null(pa);
+    assert_non_null(pb);
+    assert_int_equal((uintptr_t)pa % KVL_ARENA_GRAIN, 0);
+    assert_int_equal((uintptr_t)pb % KVL_ARENA_GRAIN, 0);
+    assert_true(pb >= pa + 100 || pb + 1 <= pa);
+    assert_int_equal(arena.used, 128 + 64);
+    assert_true(kvl_arena_is_sound(&arena));
+    kvl_arena_fini(&arena);
+}
+
+static void test_whole_range_can_be_one_span(void **state)
+{
+    struct kvl_arena arena;
+    uint32_t span;
+
+    (void)state;
+    /* Not a power of two: rounding a search up to a class must not lose it. */
+    assert_int_equal(kvl_arena_init(&arena, NULL, 3 * MIB + 4096 + 64), 0);
+    assert_non_null(kvl_arena_alloc(&arena, 3 * MIB + 4096 + 64, &span));
+    assert_null(kvl_arena_alloc(&arena, 1, &(uint32_t){0}));
+    kvl_arena_free(&arena, span);
+    assert_non_null(kvl_arena_alloc(&arena, 3 * MIB + 4096 + 1, &span));
+    kvl_arena_fini(&arena);
+}
+
+static void test_neighbours_merge(void **state)
+{
+    struct kvl_arena arena;
+    uint32_t spans[4];
+
+    (void)state;
+    assert_int_equal(kvl_arena_init(&arena, NULL, 4 * 4096), 0);
+    for (int i = 0; i < 4; i++) {
+        assert_non_null(kvl_arena_alloc(&arena, 4096, &spans[i]));
+    }
+    kvl_arena_free(&arena, spans[0]);
+    kvl_arena_free(&arena, spans[2]);
+    assert_null(kvl_arena_alloc(&arena, 8192, &spans[0]));
+    kvl_arena_free(&arena, spans[1]); /* joins both */
+    assert_non_null(kvl_arena_alloc(&arena, 3 * 4096, &spans[0]));
+    assert_true(kvl_arena_is_sound(&arena));
+    kvl_arena_fini(&arena);
+}
+
+static void test_engine_memory_is_used_and_kept(void **state)
+{
+    struct kvl_arena arena;
+    uint32_t span;
+    unsigned char *base = aligned_alloc(4096, 16384);
+    unsigned char *at;
+
+    (void)state;
+    assert_int_equal(kvl_arena_init(&arena, base, 16384), 0);
+    at = kvl_arena_alloc(&arena, 1000, &span);
+    assert_true(at >= base && at + 1000 <= base + 16384);
+    memset(at, 7, 1000);
+    kvl_arena_fini(&arena);
+    assert_int_equal(at[999], 7);
+    free(base);
+}
+
+static void test_bad_ranges_are_refused(void **state)
+{
+    struct kvl_arena arena;
+
+    (void)state;
+    assert_int_equal(kvl_arena_init(&arena, NULL, 100), -EINVAL);
+    assert_int_equal(kvl_arena_init(&arena, (void *)64, 8192), -EINVAL);
+    assert_int_equal(kvl_arena_init(&arena, NULL, (256ull << 30) + 64), -EINVAL);
+}
+
+/* Random spans of all sizes, each filled with its own byte, checked when freed. */
+static void test_random_spans_never_overlap(void **state)
+{
+    enum { SLOTS = 300 };
+    struct kvl_arena arena;
+    struct {
+        unsigned char *at;
+        size_t bytes;
+        uint32_t span;
+    } held[SLOTS] = {{0}};
+    uint64_t x = 88172645463325252ull;
+
+    (void)state;
+    assert_int_equal(kvl_arena_init(&arena, NULL, 4 * MIB), 0);
+    for (int round = 0; round < 40000; round++) {
+        size_t i;
+
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        i = x % SLOTS;
+        if (held[i].at != NULL) {
+            for (size_t b = 0; b < held[i].bytes; b += 61) {
+                assert_int_equal(held[i].at[b], (unsigned char)i);
+            }
+            kvl_arena_free(&arena, held[i].span);
+            held[i].at = NULL;
+        } else {
+            held[i].bytes = 1 + (size_t)(x >> 20) % (1u << (4 + (x >> 50) % 14));
+            held[i].at = kvl_arena_alloc(&arena, held[i].bytes, &held[i].span);
+            if (held[i].at != NULL) {
+                memset(held[i].at, (unsigned char)i, held[i].bytes);
+            }
+        }
+        if (round % 1000 == 0) {
+            assert_true(kvl_arena_is_sound(&arena));
+        }
+    }
+    for (size_t i = 0; i < SLOTS; i++) {
+        if (held[i].at != NULL) {
+            kvl_arena_free(&arena, held[i].span);
+        }
+    }
+    assert_int_equal(arena.used, 0);
+    assert_true(kvl_arena_is_sound(&arena));
+    kvl_arena_fini(&arena);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_spans_are_aligned_and_apart),
+        cmocka_unit_test(test_whole_range_can_be_one_span),
+        cmocka_unit_test(test_neighbours_merge),
+        cmocka_unit_test(test_engine_memory_is_used_and_kept),
+        cmocka_unit_test(test_bad_ranges_are_refused),
+        cmocka_unit_test(test_random_spans_never_overlap),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
