@@ -212,6 +212,12 @@ int child_serve(struct child *child, const struct cli_common *common, const char
     args_add(&args, "--parent-death");
     args_add_pair(&args, "--ready-fd", "3");
     args_add_pair(&args, option, value);
+    /* The rest of --set is about the engines; where modules lie is about both. */
+    for (uint32_t i = 0; i < common->set_count; i++) {
+        if (strncmp(common->sets[i], "kvlane.module_path=", 19) == 0) {
+            args_add_pair(&args, "--set", common->sets[i]);
+        }
+    }
     r = child_spawn(child, &args, true);
     if (r != CLI_OK) {
         return r;

@@ -327,6 +327,7 @@ static int replay_lines(struct replay *self, struct trace *trace, struct trace_r
             break;
         }
         if (got == -EBADMSG) {
+            progress_clear(&progress);
             cli_error("%s", trace_error(trace));
             self->bad_line_count++;
             r = strcmp(self->bad_lines, "skip") == 0 ? CLI_OK : CLI_INPUT;
@@ -345,8 +346,8 @@ static int replay_lines(struct replay *self, struct trace *trace, struct trace_r
     }
     if (r == CLI_OK) {
         progress_end(&progress);
-    } else if (progress.shown) {
-        fprintf(stderr, "\n");
+    } else {
+        progress_clear(&progress);
     }
     return r;
 }

@@ -14,7 +14,7 @@
 
 /** Tokens of one chunk. */
 #define DEMO_CHUNK_TOKENS 256u
-#define DEMO_CHUNK_BYTES \
+#define DEMO_CHUNK_BYTES                                                                           \
     ((uint64_t)2 * MODEL_LAYERS * DEMO_CHUNK_TOKENS * MODEL_HIDDEN * sizeof(float))
 #define DEMO_CHUNKS_MAX (MODEL_MAX_TOKENS / DEMO_CHUNK_TOKENS)
 #define DEMO_DECODE_MAX 256u
@@ -62,7 +62,7 @@ struct demo_ran {
     char address[200]; /* of that path, when it has one */
     uint64_t steps; /* digest of the logits of all decoded tokens */
     uint8_t tokens[DEMO_DECODE_MAX]; /* decoded */
-    float logits[MODEL_VOCAB]; /* of the first token */
+    uint32_t logits[MODEL_VOCAB]; /* of the first token, the bits of each float */
 };
 
 /** Chunks one may ask for: those that end before the last token, which must be computed. */

@@ -194,14 +194,13 @@ static uint64_t digest(uint64_t seed, const void *data, size_t size)
 }
 
 /* Decodes greedily. The room behind the prompt takes what was decoded. */
-static void decode(struct demo_engine *self, struct demo_run *run, struct demo_ran *ran)
+static void decode(struct demo_engine *self, struct demo_run *run, float logits[MODEL_VOCAB],
+                   struct demo_ran *ran)
 {
-    float logits[MODEL_VOCAB];
     uint32_t at = run->token_count;
 
-    memcpy(logits, ran->logits, sizeof(logits));
     for (uint32_t i = 0; i < run->decode; i++) {
-        ran->steps = digest(ran->steps, logits, sizeof(logits));
+        ran->steps = digest(ran->steps, logits, MODEL_VOCAB * sizeof(float));
         ran->tokens[i] = model_pick(logits);
         run->tokens[at] = ran->tokens[i];
         if (i + 1 < run->decode) {
@@ -213,6 +212,7 @@ static void decode(struct demo_engine *self, struct demo_run *run, struct demo_r
 
 static void demo_prompt_run(struct demo_engine *self, struct demo_run *run, struct demo_ran *ran)
 {
+    float logits[MODEL_VOCAB];
     uint64_t begin;
 
     *ran = (struct demo_ran){
@@ -227,9 +227,10 @@ static void demo_prompt_run(struct demo_engine *self, struct demo_run *run, stru
         }
     }
     model_forward(self->model, run->tokens, ran->loaded * DEMO_CHUNK_TOKENS, run->token_count,
-                  ran->logits);
+                  logits);
     ran->ttft_ns = util_now_ns() - begin;
-    decode(self, run, ran);
+    memcpy(ran->logits, logits, sizeof(ran->logits));
+    decode(self, run, logits, ran);
     if ((run->flags & DEMO_SAVE) != 0 && ran->chunks > 0) {
         int r = chunks_save(self, ran->chunks,
                             (run->flags & DEMO_SAVE_LOCAL) != 0 ? KVL_BATCH_LOCAL_ONLY : 0);
@@ -244,7 +245,7 @@ static void demo_prompt_run(struct demo_engine *self, struct demo_run *run, stru
 static int flip_own(struct demo_engine *self, const char *key_text)
 {
     struct kvl_key key = kvl_key_from_text(key_text);
-    struct kvl_view view;
+    struct kvl_view view = {0};
     int r = self->engine.ops.get(self->engine.instance, &key, &view);
 
     if (r < 0) {
@@ -266,7 +267,7 @@ static int flip_sealed(struct demo_engine *self, const char *key_text)
     struct kvl_result result = result_of(self, 1);
     struct kvl_sg sg = {.mem = KVL_MEM_HOST, .count = 1, .device = KVL_DEVICE_HOST};
     const uint32_t first[2] = {0, 1};
-    struct kvl_view view;
+    struct kvl_view view = {0};
     uint8_t *copy;
     int r = self->engine.ops.load(self->engine.instance, &batch, &result, NULL);
 
@@ -280,7 +281,7 @@ static int flip_sealed(struct demo_engine *self, const char *key_text)
     chunk.attrs = view.attrs;
     chunk.bytes = view.length;
     copy = malloc(view.length + 1);
-    if (copy != NULL) {
+    if (copy != NULL && view.data != NULL) {
         memcpy(copy, view.data, view.length);
         copy[view.length / 2] ^= 0x10;
     }

@@ -36,8 +36,12 @@ static void engine_log(void *ctx, int32_t level, const char *component, const ch
     if (level == KVL_LOG_ERROR) {
         atomic_fetch_add(&engine->errors_shown, 1);
     }
-    /* One call, so that lines of several threads do not mix. */
-    fprintf(stderr, "%s %s: %s\n", level_words[level], component, text);
+    /* One call, so that lines of several threads do not mix. Most texts name their component. */
+    if (strncmp(text, component, strlen(component)) == 0 && text[strlen(component)] == ':') {
+        fprintf(stderr, "%s %s\n", level_words[level], text);
+    } else {
+        fprintf(stderr, "%s %s: %s\n", level_words[level], component, text);
+    }
 }
 
 /* ---- the shared object ---- */
@@ -164,12 +168,21 @@ int engine_failed(const char *what, int r)
 }
 
 /* The causes were logged already, unless the user turned that off. */
-static void err_show(struct engine *engine, const char *what, int r, const struct kvl_err *err)
+static void err_show(struct engine *engine, const char *what, int r, struct kvl_err *err)
 {
-    if (atomic_load(&engine->errors_shown) == 0) {
-        cli_error("%s: %s", what, err->text[0] != '\0' ? err->text : strerror(-r));
+    size_t length = strnlen(err->text, sizeof(err->text));
+
+    if (atomic_load(&engine->errors_shown) != 0) {
+        cli_error("%s: refused, for what is told above", what);
+        return;
+    }
+    while (length > 0 && err->text[length - 1] == '\n') {
+        length--;
+    }
+    if (length > 0) {
+        cli_error("%s: %.*s", what, (int)length, err->text);
     } else {
-        cli_error("%s failed: %s", what, strerror(-r));
+        cli_error("%s: %s", what, strerror(-r));
     }
 }
 

@@ -211,8 +211,8 @@ static int scan_field(struct scan *scan, struct trace_request *request, uint32_t
 {
     uint64_t *const numbers[] = {&request->timestamp, &request->input_length,
                                  &request->output_length};
-    const char *name;
-    size_t length;
+    const char *name = "";
+    size_t length = 0;
     uint32_t field = 0;
     int r = scan_string(scan, &name, &length);
 

@@ -93,7 +93,7 @@ int util_write_all(int fd, const void *data, size_t size)
 {
     const uint8_t *at = data;
 
-    while (size > 0) {
+    while (at != NULL && size > 0) {
         ssize_t n = write(fd, at, size);
 
         if (n < 0 && errno == EINTR) {
@@ -121,7 +121,7 @@ uint64_t util_peak_rss(int pid)
     } else {
         (void)snprintf(path, sizeof(path), "/proc/%d/status", pid);
     }
-    if (util_read_file(path, 1u << 20, &text, &size) < 0) {
+    if (util_read_file(path, 1u << 20, &text, &size) < 0 || text == NULL) {
         return 0;
     }
     line = strstr((const char *)text, "VmHWM:");
@@ -186,6 +186,14 @@ void progress_update(struct progress *progress, uint64_t done)
     if (now >= progress->next_ns) {
         progress->next_ns = now + PROGRESS_NS;
         progress_draw(progress, done);
+    }
+}
+
+void progress_clear(struct progress *progress)
+{
+    if (progress->shown) {
+        fprintf(stderr, "\r%70s\r", "");
+        progress->next_ns = 0;
     }
 }
 

@@ -50,6 +50,8 @@ struct progress {
 /** Shows a bar on stderr when that is a terminal, or when forced. */
 void progress_init(struct progress *progress, const char *label, uint64_t total, bool forced);
 void progress_update(struct progress *progress, uint64_t done);
+/** Wipes the bar, so that a line can be printed; the next update draws it again. */
+void progress_clear(struct progress *progress);
 void progress_end(struct progress *progress);
 
 /* ---- latencies ---- */

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "demo_run.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define INI_MAX 65536u
+
+static const char engine_ini[] = "[kvlane]\n"
+                                 "log_level = warn\n"
+                                 "[tcp_remote]\n"
+                                 "role = client\n"
+                                 "url = lm://127.0.0.1:1\n" /* replaced by the server's */
+                                 "put_to = yes\n"
+                                 "checksum = yes\n";
+
+static const char server_ini[] = "[store]\n"
+                                 "max_bytes = 1GiB\n"
+                                 "[tcp_remote]\n"
+                                 "role = server\n"
+                                 "listen = 127.0.0.1:0\n";
+
+/* The section whose address is to be that of our server; "" = start none. */
+static int demo_client_section(const struct demo *self, char *section_out, size_t size)
+{
+    const char *path = self->common.config;
+    uint8_t *text;
+    size_t length;
+    int r;
+
+    section_out[0] = '\0';
+    if (self->no_server) {
+        return CLI_OK;
+    }
+    if (path == NULL) {
+        path = getenv("KVLANE_CONFIG");
+    }
+    if (path == NULL) {
+        (void)demo_config_client(engine_ini, section_out, size);
+        return CLI_OK;
+    }
+    r = util_read_file(path, INI_MAX, &text, &length);
+    if (r < 0) {
+        cli_error("cannot read '%s': %s", path, strerror(-r));
+        return r == -ENOMEM ? CLI_OS : CLI_INPUT;
+    }
+    (void)demo_config_client((const char *)text, section_out, size);
+    free(text);
+    return CLI_OK;
+}
+
+int demo_server_start(struct demo *self)
+{
+    char section[64];
+    char address[200];
+    int r = demo_client_section(self, section, sizeof(section));
+
+    if (r != CLI_OK || section[0] == '\0') {
+        return r;
+    }
+    r = child_serve(
+        &self->server, &self->common, self->server_config != NULL ? "--config" : "--ini",
+        self->server_config != NULL ? self->server_config : server_ini, address, sizeof(address));
+    if (r != CLI_OK) {
+        return r;
+    }
+    if (self->common.set_count == CLI_MAX_SETS) {
+        cli_error("demo: too many --set");
+        return CLI_USAGE;
+    }
+    (void)snprintf(self->set_url, sizeof(self->set_url), "%s.url=%s", section, address);
+    self->common.sets[self->common.set_count++] = self->set_url;
+    printf("server: kvlane serve at %s\n", address);
+    return CLI_OK;
+}
+
+static uint64_t arena_bytes(const struct demo *self)
+{
+    uint64_t chunks = self->prompts * demo_chunk_count((uint32_t)self->tokens);
+
+    return (chunks * DEMO_CHUNK_BYTES * 5 / 4 + (16u << 20)) / 4096 * 4096;
+}
+
+int demo_engine_begin(struct child *child, const struct cli_common *common, const char *ini,
+                      uint64_t arena)
+{
+    struct {
+        struct demo_init init;
+        char text[2048];
+    } message = {.init = {.arena_bytes = arena}};
+    int32_t ready = CLI_OS;
+    size_t size;
+    int r = child_start(child, "demo-engine", common);
+
+    if (r != CLI_OK) {
+        return r;
+    }
+    (void)snprintf(message.text, sizeof(message.text), "%s", ini);
+    if (child_send(child->fd, DEMO_INIT, &message,
+                   sizeof(message.init) + strlen(message.text) + 1) < 0 ||
+        child_receive(child->fd, DEMO_READY, &ready, sizeof(ready), &size) < 0) {
+        cli_error("demo: an engine process is gone");
+        return CLI_OS;
+    }
+    return ready;
+}
+
+int demo_engine_new(const struct demo *self, struct child *child)
+{
+    bool own = self->common.config == NULL && getenv("KVLANE_CONFIG") == NULL;
+
+    return demo_engine_begin(child, &self->common, own ? engine_ini : "", arena_bytes(self));
+}
+
+int demo_engine_prompt(struct demo *self, const struct child *child, uint32_t prompt,
+                       uint32_t flags, struct demo_ran *ran_out)
+{
+    static struct demo_run run;
+    size_t size = 0;
+
+    memset(&run, 0, sizeof(run));
+    run.flags = flags;
+    run.token_count = self->prompt[prompt].token_count;
+    run.decode = (uint32_t)self->decode;
+    memcpy(run.tokens, self->prompt[prompt].tokens, run.token_count);
+    if (child_send(child->fd, DEMO_RUN, &run, sizeof(run)) < 0 ||
+        child_receive(child->fd, DEMO_RAN, ran_out, sizeof(*ran_out), &size) < 0 ||
+        size != sizeof(*ran_out)) {
+        cli_error("demo: an engine process is gone");
+        return CLI_OS;
+    }
+    progress_update(&self->bar, ++self->steps_done);
+    if (ran_out->error < 0) {
+        cli_error("demo: the plugin failed: %s", strerror(-ran_out->error));
+        return CLI_PEER;
+    }
+    return CLI_OK;
+}
+
+bool demo_same(const struct demo *self, const struct demo_ran *one, const struct demo_ran *two)
+{
+    return memcmp(one->logits, two->logits, sizeof(one->logits)) == 0 && one->steps == two->steps &&
+           memcmp(one->tokens, two->tokens, self->decode) == 0;
+}

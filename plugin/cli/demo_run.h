@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file demo_run.h
+ * The parts of the driving process of demo. Functions print their own errors and return exit codes.
+ */
+#ifndef KVL_DEMO_RUN_H
+#define KVL_DEMO_RUN_H
+
+#include "child.h"
+#include "demo.h"
+#include "util.h"
+
+#define DEMO_PATHS_MAX 8u
+
+/** Times of one path over all prompts. */
+struct demo_path {
+    char name[32];
+    uint64_t ttft_ns;
+    uint32_t runs;
+};
+
+struct demo {
+    struct cli_common common; /* of the engines: with the server's address */
+    const char *text;
+    const char *server_config;
+    uint64_t prompts;
+    uint64_t tokens;
+    uint64_t decode;
+    bool no_server;
+    bool progress;
+
+    char set_url[320];
+    struct child server;
+    struct child a;
+    struct child b;
+    struct demo_prompt *prompt;
+    struct demo_ran *reference; /* one per prompt: what A computed */
+    struct demo_path paths[DEMO_PATHS_MAX]; /* [0] is "cold", [1] is "local" */
+    uint32_t path_count;
+    char remote[32]; /* the path B took first, "" = none */
+    char address[200];
+    bool differs; /* something was not as it must be */
+    struct progress bar;
+    uint64_t steps_done;
+};
+
+/** Starts a server when the engines' INI file has a client for it, and gives it to that client. */
+int demo_server_start(struct demo *self);
+
+/** Starts an engine process with that INI file. */
+int demo_engine_new(const struct demo *self, struct child *child);
+
+/** Starts an engine process. `ini` "" = as the common options say; arena 0 = the plugin's own. */
+int demo_engine_begin(struct child *child, const struct cli_common *common, const char *ini,
+                      uint64_t arena);
+
+/** Lets an engine answer a prompt; `flags` are those of struct demo_run. */
+int demo_engine_prompt(struct demo *self, const struct child *child, uint32_t prompt,
+                       uint32_t flags, struct demo_ran *ran_out);
+
+/** True when both computed the same bits and decoded the same tokens. */
+bool demo_same(const struct demo *self, const struct demo_ran *one, const struct demo_ran *two);
+
+/** Flips a bit at the server and lets a new engine C find out. */
+int demo_flip_remote(struct demo *self);
+
+/** Flips a bit in the own store of engine B and lets it find out. After the one at the server. */
+int demo_flip_local(struct demo *self);
+
+#endif /* KVL_DEMO_RUN_H */
