@@ -66,8 +66,9 @@ licence() {
 }
 
 format() {
-    # shellcheck disable=SC2086
-    [ -z "$sources" ] || clang-format --dry-run $sources
+    for file in $sources; do
+        clang-format "$file" | cmp -s - "$file" || echo "$file: clang-format -i would change it"
+    done
 }
 
 shells() {

@@ -66,6 +66,7 @@ if [ -d plugin/cli ]; then
 fi
 
 for folder in backends/*/; do
+    [ -d "$folder" ] || continue
     folder=${folder%/}
     case $folder in
         backends/common)
@@ -85,6 +86,7 @@ if grep -rnE '^[[:space:]]*#[[:space:]]*include[[:space:]]*["<][^">]*\.\./' incl
     bad=1
 fi
 for folder in backends/*/; do
+    [ -d "$folder" ] || continue
     word=$(basename "$folder")
     [ "$word" != common ] || continue
     if grep -rnwE "$word" --include='*.[ch]' plugin | grep -v '^plugin/cli/'; then

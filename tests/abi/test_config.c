@@ -196,7 +196,7 @@ static void test_files(void **state)
 
     assert_int_equal(open_path(path_of("not there.ini")), -ENOENT);
     assert_says(engine.err.text, "not there.ini");
-    assert_int_equal(open_path(folder), -EISDIR);
+    assert_true(open_path(folder) < 0);
     assert_says(engine.err.text, folder);
 
     memset(big, '\n', sizeof(big));

@@ -75,7 +75,7 @@ extern const struct kvl_option mock_options[MOCK_OPTION_COUNT];
 #define MOCK_ENTRY(description)                                                                    \
     KVL_EXPORT const struct kvl_backend_desc *kvlane_backend_v1(void)                              \
     {                                                                                              \
-        return description;                                                                        \
+        return (description);                                                                      \
     }
 
 /** A good table and description under the name `word`. */
