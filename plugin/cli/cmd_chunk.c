@@ -32,6 +32,7 @@ int chunk_parse(struct chunk *chunk, const struct cli_usage *usage, int argc, ch
         return CLI_USAGE;
     }
     (void)snprintf(chunk->ini, sizeof(chunk->ini),
+                   "[kvlane]\nlog_level = warn\n"
                    "[tcp_remote]\nrole = client\nurl = %s\nput_to = yes\nrequired = yes\n",
                    chunk->server);
     return CLI_GO;
