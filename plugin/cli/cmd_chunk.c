@@ -200,7 +200,7 @@ int cmd_get(int argc, char **argv)
     if (r == CLI_OK) {
         r = get_run(&chunk, &item, count == 2 ? argv[1] : "-", quiet);
     }
-    (void)engine_close(&chunk.engine, 0);
+    (void)engine_close(&chunk.engine, CHUNK_DRAIN_MS);
     return r;
 }
 
@@ -255,7 +255,7 @@ int cmd_exists(int argc, char **argv)
     if (r == CLI_OK) {
         r = exists_run(&chunk, count, argv);
     }
-    (void)engine_close(&chunk.engine, 0);
+    (void)engine_close(&chunk.engine, CHUNK_DRAIN_MS);
     return r;
 }
 
@@ -339,7 +339,7 @@ int cmd_list(int argc, char **argv)
     if (r == CLI_OK) {
         r = list_run(&chunk, only);
     }
-    (void)engine_close(&chunk.engine, 0);
+    (void)engine_close(&chunk.engine, CHUNK_DRAIN_MS);
     return r;
 }
 
@@ -408,6 +408,6 @@ int cmd_health(int argc, char **argv)
     if (r == CLI_OK) {
         r = health_run(&chunk);
     }
-    (void)engine_close(&chunk.engine, 0);
+    (void)engine_close(&chunk.engine, CHUNK_DRAIN_MS);
     return r;
 }

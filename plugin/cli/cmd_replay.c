@@ -449,7 +449,10 @@ int cmd_replay(int argc, char **argv)
                 r = ended;
             }
         }
-        (void)child_stop_server(&self->server);
+        if (child_stop_server(&self->server) != CLI_OK && (r == CLI_OK || r == CLI_NO)) {
+            cli_error("replay: the server process did not live to the end");
+            r = CLI_PEER;
+        }
     }
     free(self);
     return r;
