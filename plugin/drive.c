@@ -83,18 +83,15 @@ void kvl_drive_spread(struct kvl_instance *instance, struct kvl_op *op, uint32_t
 }
 
 /* One round: every open item is given to somebody or ends. @return items that were given. */
-static uint32_t ask_round(struct kvl_instance *instance, struct kvl_op *op, uint32_t *items,
-                          uint8_t *chosen)
+static uint32_t ask_round(struct kvl_instance *instance, struct kvl_op *op, uint32_t *open,
+                          uint32_t *items, uint8_t *chosen)
 {
+    const uint32_t open_count = kvl_op_open_items(op, open, op->item_count);
     uint32_t asked = 0;
 
-    for (uint32_t i = 0; i < op->item_count; i++) {
-        struct kvl_op_item *item = &op->items[i];
+    for (uint32_t i = 0; i < open_count; i++) {
+        struct kvl_op_item *item = &op->items[open[i]];
 
-        chosen[i] = NOBODY;
-        if (item->status != -EINPROGRESS || item->is_flying) {
-            continue;
-        }
         chosen[i] = (uint8_t)choose(instance, op, item);
         if (chosen[i] == NOBODY) {
             item->status = item->failure != 0 ? item->failure : -ENOENT;
@@ -103,9 +100,9 @@ static uint32_t ask_round(struct kvl_instance *instance, struct kvl_op *op, uint
     for (uint32_t b = 0; b < instance->route.count; b++) {
         uint32_t count = 0;
 
-        for (uint32_t i = 0; i < op->item_count; i++) {
+        for (uint32_t i = 0; i < open_count; i++) {
             if (chosen[i] == b) {
-                items[count++] = i;
+                items[count++] = open[i];
             }
         }
         if (count > 0) {
@@ -116,29 +113,38 @@ static uint32_t ask_round(struct kvl_instance *instance, struct kvl_op *op, uint
     return asked;
 }
 
+/* Nothing more can be asked: what is open ends. */
+static void give_up(struct kvl_op *op, int status)
+{
+    uint32_t open[64];
+    uint32_t count;
+
+    do {
+        count = kvl_op_open_items(op, open, sizeof(open) / sizeof(open[0]));
+        for (uint32_t i = 0; i < count; i++) {
+            op->items[open[i]].status = status;
+        }
+    } while (count > 0);
+}
+
 uint32_t kvl_drive_advance(struct kvl_instance *instance, struct kvl_op *op)
 {
-    uint32_t *items;
-    uint8_t *chosen;
+    const uint32_t count = op->item_count;
+    uint32_t *lists;
 
-    if ((op->kind != KVL_OP_LOOKUP && op->kind != KVL_OP_LOAD) || op->item_count == 0) {
+    if ((op->kind != KVL_OP_LOOKUP && op->kind != KVL_OP_LOAD) || count == 0) {
         return kvl_op_pending(op);
     }
-    items = malloc(op->item_count * sizeof(*items));
-    chosen = malloc(op->item_count);
-    if (items == NULL || chosen == NULL) {
-        for (uint32_t i = 0; i < op->item_count; i++) {
-            if (op->items[i].status == -EINPROGRESS && !op->items[i].is_flying) {
-                op->items[i].status = -ENOMEM;
-            }
-        }
-    } else {
-        /* A refusal leaves items open for the next backend: each round rules out at least one. */
-        while (ask_round(instance, op, items, chosen) > 0) {
-        }
+    lists = malloc(count * (2 * sizeof(*lists) + 1));
+    if (lists == NULL) {
+        give_up(op, -ENOMEM);
+        return kvl_op_pending(op);
     }
-    free(items);
-    free(chosen);
+    /* A refusal leaves items open for the next backend: each round rules out at least one. */
+    while (ask_round(instance, op, lists, lists + count, (uint8_t *)(lists + 2 * (size_t)count)) >
+           0) {
+    }
+    free(lists);
     return kvl_op_pending(op);
 }
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file flight.h
- * Operations under way. An op is what an engine asked for; a flight is one batch given to one
- * backend on its behalf. Both are named by an index and a generation, never by a pointer.
+ * Batches under way: a flight is one batch given to one backend on behalf of an op.
  *
  * Deadlines are kept here, whatever a backend does: when an op ends early its flights are cut off
  * from it and live on alone (quarantine), with the store memory they read into or write from, until
@@ -18,65 +17,22 @@
 
 #include <pthread.h>
 
+#include "op.h"
 #include "registry.h"
 #include "store.h"
+#include "table.h"
 
 struct kvl_backend;
-struct kvl_flight;
-struct kvl_flights;
 
-enum kvl_op_kind {
-    KVL_OP_LOOKUP,
-    KVL_OP_LOAD,
-    KVL_OP_SAVE,
-    KVL_OP_REMOVE,
-    KVL_OP_LIST,
-    KVL_OP_PROBE,
-};
-
-/** A chunk of an op that this process could not answer by itself. */
-struct kvl_op_item {
-    struct kvl_chunk chunk; /* key text in op->keys */
-    uint64_t hash; /* of the key */
-    uint32_t index; /* in the engine's batch */
-    uint32_t tried; /* bit per backend that was asked */
-    uint32_t want; /* save: bit per backend that is to get it */
-    int32_t status; /* 0 done; -EINPROGRESS under way or not yet asked; else why not */
-    int32_t failure; /* the one of all failures that says most; 0 = none yet */
-    uint8_t is_flying;
-    uint8_t has_view;
-    uint8_t location;
-    struct kvl_view view; /* load: the chunk in the own store */
-};
-
-struct kvl_op {
-    uint64_t handle;
-    enum kvl_op_kind kind;
-    uint64_t deadline_ms;
-    struct kvl_flights *flights; /* borrowed */
-    pthread_cond_t changed;
-    uint32_t pending; /* flights not completed */
-    uint32_t landed; /* flights completed */
-    uint32_t seen; /* of these, noticed by kvl_op_wait */
-    int32_t outcome; /* list, probe: what the backend said */
-    int cancelled;
-    int waiting; /* a thread is in wait() */
-    struct kvl_flight *first; /* list of its flights */
-
-    uint32_t item_count;
-    struct kvl_op_item *items;
-    char *keys;
-    struct kvl_sg *sg; /* load: copy of the engine's runs, of the items only */
-    uint32_t *sg_first;
-
-    uint32_t count; /* chunks of the engine's batch */
-    int32_t *status; /* one per chunk */
-    uint8_t *location;
-    uint64_t bytes;
-
-    char *listed; /* list: keys as length byte + text */
-    size_t listed_length;
-    size_t listed_room;
+struct kvl_flights {
+    pthread_mutex_t lock; /* guards ops, their items in flight, flights and the count below */
+    struct kvl_table ops;
+    struct kvl_table flights;
+    uint64_t quarantined;
+    pthread_cond_t idle; /* only quarantined flights are left */
+    struct kvl_store *store; /* borrowed */
+    struct kvl_registry *registry; /* borrowed */
+    const struct kvl_log *log; /* borrowed */
 };
 
 struct kvl_flight_stats {
@@ -94,42 +50,11 @@ uint64_t kvl_flights_destroy(struct kvl_flights *flights);
 void kvl_flights_get_stats(struct kvl_flights *flights, struct kvl_flight_stats *stats_out);
 
 /**
- * An op with room for `items` of a batch of `count` chunks whose keys and runs are copied by
- * kvl_op_add. @return 0; -ENOMEM.
- */
-int kvl_op_create(struct kvl_flights *flights, enum kvl_op_kind kind,
-                  const struct kvl_batch *batch, uint64_t deadline_ms, struct kvl_op **op_out);
-
-/** Notes a failure of an item: one that is no plain miss is kept. */
-void kvl_op_item_failed(struct kvl_op_item *item, int status);
-
-/** Adds chunk `index` of the batch that the op was created for. */
-struct kvl_op_item *kvl_op_add(struct kvl_op *op, const struct kvl_batch *batch, uint32_t index);
-
-/** The op of a handle for the one thread that may wait for it. NULL: unknown, or being waited. */
-struct kvl_op *kvl_op_claim(struct kvl_flights *flights, uint64_t handle);
-
-/** Ends the claim without ending the op. */
-void kvl_op_unclaim(struct kvl_op *op);
-
-/** Frees an op and names no handle any more. Its flights were landed or cut off. */
-void kvl_op_destroy(struct kvl_op *op);
-
-/**
  * Gives items to a backend as one batch. @param items  indices into op->items
  * @return 0 accepted, and the items are flying; the refusal.
  */
 int kvl_op_fly(struct kvl_op *op, struct kvl_backend *backend, const uint32_t *items,
                uint32_t count);
-
-/**
- * Waits until a flight of the op has landed since the last call.
- * @return 0 one has, or nothing is pending; -ETIMEDOUT; -ECANCELED.
- */
-int kvl_op_wait(struct kvl_op *op, uint64_t deadline_ms);
-
-/** Flights that have not landed. */
-uint32_t kvl_op_pending(struct kvl_op *op);
 
 /** Cuts the op off from its flights: what is not done ends with `status`; they are cancelled. */
 void kvl_op_cut(struct kvl_op *op, int status);
@@ -151,8 +76,5 @@ int kvl_flights_read_target(struct kvl_flights *flights, uint64_t cookie, uint32
                             const struct kvl_chunk *found, void **addr_out);
 int kvl_flights_list_add(struct kvl_flights *flights, uint64_t cookie, const struct kvl_key *keys,
                          uint32_t count);
-
-/** Now, in ms of CLOCK_MONOTONIC. */
-uint64_t kvl_now_ms(void);
 
 #endif /* KVL_PLUGIN_FLIGHT_H */

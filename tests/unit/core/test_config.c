@@ -131,8 +131,8 @@ static void test_settings_have_types_defaults_and_bounds(void **state)
     assert_int_equal(kvl_settings_get(&settings, "role")->is_set, 1);
     assert_null(kvl_settings_get(&settings, "siez"));
     assert_int_equal(config.error_count, 3);
-    assert_non_null(strstr(config.errors, "config_text:3: [s] siez = 3: unknown key; did you mean "
-                                          "'size'?"));
+    assert_non_null(strstr(config.errors, "config_text:3: [s] siez = (not shown): unknown key; did "
+                                          "you mean 'size'?"));
     assert_non_null(strstr(config.errors, "config_text:4: [s] size = 2G: expected a size"));
     assert_non_null(strstr(config.errors, "config_text:1: [s] url: the key is required (peer)"));
     kvl_settings_fini(&settings);
@@ -147,7 +147,7 @@ static void test_files_that_cannot_be_read(void **state)
     assert_non_null(strstr(err.text, "/nonexistent/x.ini"));
     kvl_config_fini(&config);
     params.config_path = "/";
-    assert_int_equal(kvl_config_init(&config, &params, &err), -EINVAL);
+    assert_int_equal(kvl_config_init(&config, &params, &err), -EISDIR);
     assert_non_null(strstr(err.text, "not a regular file"));
 }
 
