@@ -16,6 +16,9 @@ struct chunk {
     char ini[512];
 };
 
+/** Longest wait at the end, for what a backend still has under way. */
+#define CHUNK_DRAIN_MS 5000
+
 #define CHUNK_SERVER_OPTION(chunk)                                                                 \
     {                                                                                              \
         "server", "lm://HOST:PORT", "talk to this tcp_remote server; in place of --config",        \

@@ -32,6 +32,7 @@ int chunk_parse(struct chunk *chunk, const struct cli_usage *usage, int argc, ch
         return CLI_USAGE;
     }
     (void)snprintf(chunk->ini, sizeof(chunk->ini),
+                   "[kvlane]\nlog_level = warn\n"
                    "[tcp_remote]\nrole = client\nurl = %s\nput_to = yes\nrequired = yes\n",
                    chunk->server);
     return CLI_GO;
@@ -199,7 +200,7 @@ int cmd_get(int argc, char **argv)
     if (r == CLI_OK) {
         r = get_run(&chunk, &item, count == 2 ? argv[1] : "-", quiet);
     }
-    (void)engine_close(&chunk.engine, 0);
+    (void)engine_close(&chunk.engine, CHUNK_DRAIN_MS);
     return r;
 }
 
@@ -254,7 +255,7 @@ int cmd_exists(int argc, char **argv)
     if (r == CLI_OK) {
         r = exists_run(&chunk, count, argv);
     }
-    (void)engine_close(&chunk.engine, 0);
+    (void)engine_close(&chunk.engine, CHUNK_DRAIN_MS);
     return r;
 }
 
@@ -338,7 +339,7 @@ int cmd_list(int argc, char **argv)
     if (r == CLI_OK) {
         r = list_run(&chunk, only);
     }
-    (void)engine_close(&chunk.engine, 0);
+    (void)engine_close(&chunk.engine, CHUNK_DRAIN_MS);
     return r;
 }
 
@@ -407,6 +408,6 @@ int cmd_health(int argc, char **argv)
     if (r == CLI_OK) {
         r = health_run(&chunk);
     }
-    (void)engine_close(&chunk.engine, 0);
+    (void)engine_close(&chunk.engine, CHUNK_DRAIN_MS);
     return r;
 }

@@ -75,7 +75,7 @@ static int put_verify(struct put *put, const struct kvl_chunk *item)
 {
     uint8_t location = KVL_LOCATION_NONE;
     char name[64];
-    int r = engine_close(&put->chunk.engine, 5000);
+    int r = engine_close(&put->chunk.engine, CHUNK_DRAIN_MS);
 
     if (r == CLI_OK) {
         r = chunk_open(&put->chunk);
@@ -126,7 +126,7 @@ static int put_run(struct put *put, char **argv)
     if (r == CLI_OK) {
         r = put_verify(put, &item);
     }
-    (void)engine_close(&put->chunk.engine, 0);
+    (void)engine_close(&put->chunk.engine, CHUNK_DRAIN_MS);
     free(data);
     return r;
 }

@@ -188,7 +188,7 @@ static int server_start(struct replay *self, char *address_out, size_t address_s
     char ini[512];
 
     (void)snprintf(ini, sizeof(ini),
-                   "[store]\nmax_bytes = %" PRIu64 "\n"
+                   "[kvlane]\nlog_level = warn\n[store]\nmax_bytes = %" PRIu64 "\n"
                    "[tcp_remote]\nrole = server\nlisten = 127.0.0.1:0\n",
                    self->server_bytes);
     return child_serve(&self->server, &self->common, "--ini", ini, address_out, address_size);
@@ -196,7 +196,9 @@ static int server_start(struct replay *self, char *address_out, size_t address_s
 
 static int engine_ini(const struct replay *self, const char *address, char *ini_out, size_t size)
 {
-    int n = snprintf(ini_out, size, "[store]\nmax_bytes = %" PRIu64 "\nmax_chunks = %" PRIu64 "\n",
+    int n = snprintf(ini_out, size,
+                     "[kvlane]\nlog_level = warn\n[store]\nmax_bytes = %" PRIu64
+                     "\nmax_chunks = %" PRIu64 "\n",
                      engine_budget(self), self->max_chunks);
 
     if (address[0] != '\0') {
@@ -447,7 +449,10 @@ int cmd_replay(int argc, char **argv)
                 r = ended;
             }
         }
-        (void)child_stop_server(&self->server);
+        if (child_stop_server(&self->server) != CLI_OK && (r == CLI_OK || r == CLI_NO)) {
+            cli_error("replay: the server process did not live to the end");
+            r = CLI_PEER;
+        }
     }
     free(self);
     return r;

@@ -66,6 +66,7 @@ static int flip_at_server(struct demo *self, int32_t *status_out)
     int r;
 
     (void)snprintf(ini, sizeof(ini),
+                   "[kvlane]\nlog_level = warn\n"
                    "[tcp_remote]\nrole = client\nurl = %s\nput_to = yes\nchecksum = no\n",
                    self->address);
     flip_key(self, flip_chunk(self), SEALED_SUFFIX, key, sizeof(key));

@@ -16,7 +16,9 @@ static const char engine_ini[] = "[kvlane]\n"
                                  "put_to = yes\n"
                                  "checksum = yes\n";
 
-static const char server_ini[] = "[store]\n"
+static const char server_ini[] = "[kvlane]\n"
+                                 "log_level = warn\n"
+                                 "[store]\n"
                                  "max_bytes = 1GiB\n"
                                  "[tcp_remote]\n"
                                  "role = server\n"
