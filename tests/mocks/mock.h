@@ -86,7 +86,7 @@ extern const struct kvl_option mock_options[MOCK_OPTION_COUNT];
     };                                                                                             \
     static const struct kvl_backend_desc mock_desc = {                                             \
         MOCK_FIELDS,                                                                               \
-        .name = word,                                                                              \
+        .name = (word),                                                                            \
         .ops = &mock_ops,                                                                          \
     };                                                                                             \
     MOCK_ENTRY(&mock_desc)
