@@ -27,6 +27,7 @@ static void backend_health(const struct kvl_backend *backend, struct kvl_health 
         backend->module.ops.get_health(backend->self, health);
     }
     snprintf(health->name, sizeof(health->name), "%s", backend->name);
+    health->caps = backend->caps;
     if (overdue > 0) {
         health->state = health->state == KVL_HEALTH_OK ? KVL_HEALTH_DEGRADED : health->state;
         snprintf(health->text, sizeof(health->text),

@@ -34,17 +34,7 @@ KVL_EXTERN_C_BEGIN
 /** Name of the one exported symbol, for dlsym. */
 #define KVL_BACKEND_ENTRY "kvlane_backend_v1"
 
-/* ---- capabilities: what the code can do; a bit without its slot is refused at load ---- */
-#define KVL_CAP_READ (1ull << 0) /* read */
-#define KVL_CAP_WRITE (1ull << 1) /* write */
-#define KVL_CAP_LOOKUP (1ull << 2) /* lookup */
-#define KVL_CAP_REMOVE (1ull << 3) /* remove */
-#define KVL_CAP_LIST (1ull << 4) /* list */
-#define KVL_CAP_PROBE (1ull << 5) /* probe */
-#define KVL_CAP_CANCEL (1ull << 6) /* cancel: after it no byte of the batch is written any more
-                                      than the time to notice */
-#define KVL_CAP_SERVE (1ull << 7) /* serves the local store to peers */
-#define KVL_CAP_PERSISTENT (1ull << 8) /* what it holds outlives this process */
+/* Capabilities are in watch.h: what the code can do; a bit without its slot is refused at load. */
 
 /* ---- needs: what it demands of the core; an unknown bit is refused at load ---- */
 #define KVL_NEED_STORE (1ull << 0) /* the store_ services of the host */

@@ -13,6 +13,18 @@ KVL_EXTERN_C_BEGIN
 /** Called for each chunk by a list call. Returns 0 to go on, anything else to stop. */
 typedef int (*kvl_key_fn)(void *ctx, const struct kvl_key *key, uint64_t bytes);
 
+/* What a backend can do; each bit goes with the slot of that name in backend.h. */
+#define KVL_CAP_READ (1ull << 0) /* read */
+#define KVL_CAP_WRITE (1ull << 1) /* write */
+#define KVL_CAP_LOOKUP (1ull << 2) /* lookup */
+#define KVL_CAP_REMOVE (1ull << 3) /* remove */
+#define KVL_CAP_LIST (1ull << 4) /* list */
+#define KVL_CAP_PROBE (1ull << 5) /* probe */
+#define KVL_CAP_CANCEL (1ull << 6) /* cancel: after it no byte of the batch is written any more
+                                      than the time to notice */
+#define KVL_CAP_SERVE (1ull << 7) /* serves the local store to peers */
+#define KVL_CAP_PERSISTENT (1ull << 8) /* what it holds outlives this process */
+
 #define KVL_HEALTH_DOWN 0u /* not started, stopped, or cannot work */
 #define KVL_HEALTH_DEGRADED 1u /* works in part: a peer is away, a transfer is stuck */
 #define KVL_HEALTH_OK 2u
@@ -22,7 +34,8 @@ struct kvl_health {
     uint32_t state; /* KVL_HEALTH_ */
     char name[32]; /* INI section; filled by the core */
     char address[200]; /* where peers reach a server, or whom a client talks to */
-    char text[272]; /* one sentence */
+    uint64_t caps; /* KVL_CAP_ that hold in its role; filled by the core */
+    char text[264]; /* one sentence */
 };
 KVL_STATIC_ASSERT(sizeof(struct kvl_health) == 512, "struct kvl_health is part of the ABI");
 

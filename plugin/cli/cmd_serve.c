@@ -76,19 +76,6 @@ static int serve_signals(const struct serve *serve, sigset_t *set)
     return CLI_OK;
 }
 
-/*
- * A serving section is up, has an address, and offers no probe: the probe is a question to a peer,
- * and the address of a section that has one is its peer's.
- */
-static bool serve_is_server(const struct serve *serve, uint32_t location,
-                            const struct kvl_health *health)
-{
-    const struct kvl_plugin *ops = &serve->engine.ops;
-
-    return health->state == KVL_HEALTH_OK && health->address[0] != '\0' &&
-           ops->probe(serve->engine.instance, location, util_now_ms() + 1000) == -ENOTSUP;
-}
-
 static int serve_ready(const struct serve *serve)
 {
     const struct kvl_plugin *ops = &serve->engine.ops;
@@ -100,7 +87,7 @@ static int serve_ready(const struct serve *serve)
         char line[512];
         int n;
 
-        if (!serve_is_server(serve, at, &health)) {
+        if ((health.caps & KVL_CAP_SERVE) == 0 || health.state != KVL_HEALTH_OK) {
             continue;
         }
         servers++;
