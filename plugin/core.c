@@ -47,6 +47,11 @@ static const struct kvl_option store_options[] = {
      .max = 1ll << 28,
      .flags = KVL_OPTION_RELOADABLE,
      .help = "most chunks; 0 = as many as fit"},
+    {.name = "eviction",
+     .type = KVL_OPTION_ENUM,
+     .value = "lru",
+     .choices = "lru|s3fifo",
+     .help = "who goes first when room is needed"},
     {.name = "checksum",
      .type = KVL_OPTION_BOOL,
      .value = "yes",
@@ -182,6 +187,8 @@ static int make_store(struct kvl_instance *instance, const struct plan *plan,
                          ? params->arena_bytes
                          : (uint64_t)kvl_settings_get(&plan->store, "max_bytes")->number,
         .max_chunks = (uint64_t)kvl_settings_get(&plan->store, "max_chunks")->number,
+        .eviction =
+            (enum kvl_evict_policy)kvl_settings_get(&plan->store, "eviction")->number,
         .checksum = kvl_settings_get(&plan->store, "checksum")->number != 0,
     };
     int r = kvl_store_create(&store, &instance->store);

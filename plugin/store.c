@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "arena.h"
+#include "evict.h"
 #include "hash.h"
 
 #define NONE UINT32_MAX
@@ -31,8 +32,7 @@ struct entry {
     uint32_t leases;
     uint32_t span;
     uint32_t next_hash; /* chain of the bucket; or list of unused entries */
-    uint32_t newer;
-    uint32_t older;
+    struct kvl_evict_node node;
     uint8_t state;
     uint8_t has_span;
     uint8_t has_checksum;
@@ -48,8 +48,7 @@ struct kvl_store {
     uint32_t unused;
     uint32_t *buckets;
     uint32_t bucket_mask;
-    uint32_t newest;
-    uint32_t oldest;
+    struct kvl_evict evict;
     uint64_t max_chunks;
     int checksum;
     struct kvl_store_stats stats;
@@ -157,49 +156,33 @@ static void index_grow(struct kvl_store *store)
     free(store->buckets);
     store->buckets = buckets;
     store->bucket_mask = (uint32_t)room - 1;
-    for (uint32_t at = store->newest; at != NONE; at = entry_at(store, at)->older) {
-        index_add(store, at);
+    for (uint32_t at = 0; at < store->block_count << BLOCK_BITS; at++) {
+        if (entry_at(store, at)->state == ENTRY_LIVE) {
+            index_add(store, at);
+        }
     }
 }
 
-/* ---- order of use ---- */
+/* ---- what eviction asks of an entry ---- */
 
-static void order_add(struct kvl_store *store, uint32_t index)
+static struct kvl_evict_node *evict_node(void *ctx, uint32_t index)
 {
-    struct entry *entry = entry_at(store, index);
-
-    entry->newer = NONE;
-    entry->older = store->newest;
-    if (store->newest != NONE) {
-        entry_at(store, store->newest)->newer = index;
-    } else {
-        store->oldest = index;
-    }
-    store->newest = index;
+    return &entry_at(ctx, index)->node;
 }
 
-static void order_drop(struct kvl_store *store, uint32_t index)
+static uint64_t evict_weight(void *ctx, uint32_t index)
 {
-    const struct entry *entry = entry_at(store, index);
-
-    if (entry->newer != NONE) {
-        entry_at(store, entry->newer)->older = entry->older;
-    } else {
-        store->newest = entry->older;
-    }
-    if (entry->older != NONE) {
-        entry_at(store, entry->older)->newer = entry->newer;
-    } else {
-        store->oldest = entry->newer;
-    }
+    return entry_at(ctx, index)->bytes + sizeof(struct entry);
 }
 
-static void order_touch(struct kvl_store *store, uint32_t index)
+static uint64_t evict_hash(void *ctx, uint32_t index)
 {
-    if (store->newest != index) {
-        order_drop(store, index);
-        order_add(store, index);
-    }
+    return entry_at(ctx, index)->hash;
+}
+
+static int evict_is_busy(void *ctx, uint32_t index)
+{
+    return entry_at(ctx, index)->leases > 0;
 }
 
 /* ---- life of an entry ---- */
@@ -225,7 +208,7 @@ static void entry_hide(struct kvl_store *store, uint32_t index)
     struct entry *entry = entry_at(store, index);
 
     index_drop(store, index);
-    order_drop(store, index);
+    kvl_evict_drop(&store->evict, index);
     entry->state = ENTRY_GONE;
     store->stats.chunks--;
     store->stats.bytes -= entry->bytes;
@@ -237,11 +220,8 @@ static void entry_hide(struct kvl_store *store, uint32_t index)
 /* Leased chunks are passed over: evicting them would free nothing. */
 static int evict_one(struct kvl_store *store)
 {
-    uint32_t at = store->oldest;
+    uint32_t at = kvl_evict_victim(&store->evict);
 
-    while (at != NONE && entry_at(store, at)->leases > 0) {
-        at = entry_at(store, at)->newer;
-    }
     if (at == NONE) {
         return -ENOMEM;
     }
@@ -304,8 +284,19 @@ int kvl_store_create(const struct kvl_store_params *params, struct kvl_store **s
         return -ENOMEM;
     }
     memset(store->buckets, 0xff, FIRST_BUCKETS * sizeof(*store->buckets));
-    r = kvl_arena_init(&store->arena, params->arena, params->max_bytes);
+    store->evict = (struct kvl_evict){
+        .node = evict_node,
+        .weight = evict_weight,
+        .hash = evict_hash,
+        .is_busy = evict_is_busy,
+        .ctx = store,
+    };
+    r = kvl_evict_init(&store->evict, params->eviction);
+    if (r == 0) {
+        r = kvl_arena_init(&store->arena, params->arena, params->max_bytes);
+    }
     if (r < 0) {
+        kvl_evict_fini(&store->evict);
         free(store->buckets);
         free(store);
         return r;
@@ -313,8 +304,6 @@ int kvl_store_create(const struct kvl_store_params *params, struct kvl_store **s
     pthread_mutex_init(&store->lock, NULL);
     store->bucket_mask = FIRST_BUCKETS - 1;
     store->unused = NONE;
-    store->newest = NONE;
-    store->oldest = NONE;
     store->max_chunks = params->max_chunks;
     store->checksum = params->checksum;
     store->stats.max_bytes = params->max_bytes;
@@ -338,6 +327,7 @@ uint64_t kvl_store_destroy(struct kvl_store *store)
     for (uint32_t i = 0; i < store->block_count; i++) {
         free(store->blocks[i]);
     }
+    kvl_evict_fini(&store->evict);
     free(store->buckets);
     pthread_mutex_destroy(&store->lock);
     free(store);
@@ -369,7 +359,7 @@ static uint32_t find_used(struct kvl_store *store, const struct kvl_key *key, ui
         store->stats.misses++;
     } else {
         store->stats.hits++;
-        order_touch(store, at);
+        kvl_evict_touch(&store->evict, at);
     }
     return at;
 }
@@ -394,7 +384,7 @@ int kvl_store_touch(struct kvl_store *store, const struct kvl_key *key, uint64_t
     pthread_mutex_lock(&store->lock);
     at = find(store, key, hash);
     if (at != NONE && entry_at(store, at)->bytes == bytes) {
-        order_touch(store, at);
+        kvl_evict_touch(&store->evict, at);
         r = 0;
     }
     pthread_mutex_unlock(&store->lock);
@@ -580,7 +570,7 @@ int kvl_store_commit(struct kvl_store *store, uint64_t slot, struct kvl_view *vi
     store->stats.chunks++;
     store->stats.bytes += entry->bytes;
     index_add(store, index);
-    order_add(store, index);
+    kvl_evict_add(&store->evict, index);
     index_grow(store);
     if (view_out != NULL) {
         lease(store, index, view_out);
@@ -654,13 +644,15 @@ int kvl_store_list(struct kvl_store *store, kvl_key_fn fn, void *ctx)
         return -ENOMEM;
     }
     pthread_mutex_lock(&store->lock);
-    for (uint32_t at = store->newest; at != NONE && count < room; count++) {
+    for (uint32_t at = 0; at < store->block_count << BLOCK_BITS && count < room; at++) {
         const struct entry *entry = entry_at(store, at);
 
-        list[count].bytes = entry->bytes;
-        list[count].length = entry->key_length;
-        memcpy(list[count].text, entry->key, entry->key_length);
-        at = entry->older;
+        if (entry->state == ENTRY_LIVE) {
+            list[count].bytes = entry->bytes;
+            list[count].length = entry->key_length;
+            memcpy(list[count].text, entry->key, entry->key_length);
+            count++;
+        }
     }
     pthread_mutex_unlock(&store->lock);
     for (uint64_t i = 0; r == 0 && i < count; i++) {

@@ -14,12 +14,15 @@
 #include <kvlane/io.h>
 #include <kvlane/watch.h>
 
+#include "evict.h"
+
 struct kvl_store;
 
 struct kvl_store_params {
     void *arena; /* the engine's memory, or NULL */
     uint64_t max_bytes; /* chunks and what is kept about them; size of the arena */
     uint64_t max_chunks; /* 0 = no limit; kept by kvl_store_trim */
+    enum kvl_evict_policy eviction;
     int checksum; /* 1 = hash every chunk that comes in, check it on the way out */
 };
 
