@@ -22,6 +22,7 @@
 #define BYTES 4096u
 /* What a call may take beyond its deadline on a busy machine, sanitizers included. */
 #define SLACK_MS 3000u
+#define ROUNDS 200
 
 static struct engine engine;
 static uint8_t data[BYTES];
@@ -599,6 +600,7 @@ static void worker_round(struct worker *worker, int i)
 {
     uint8_t bytes[BYTES];
     struct engine_batch batch;
+    char shared[8];
     int r;
 
     memset(bytes, i, sizeof(bytes));
@@ -610,13 +612,15 @@ static void worker_round(struct worker *worker, int i)
         worker_note(worker, i, "save", r, batch.status[0]);
     }
 
+    /* a chunk that nobody loaded before, or somebody loads just now: it fails over each time */
+    (void)snprintf(shared, sizeof(shared), "s%d", i);
     memset(bytes, 0xff, sizeof(bytes));
     engine_batch_init(&batch, 20000);
-    (void)engine_batch_add(&batch, "shared", bytes, sizeof(bytes));
+    (void)engine_batch_add(&batch, shared, bytes, sizeof(bytes));
     r = engine.plugin->load(engine.instance, &batch.batch, &batch.result, NULL);
     if (r != 0 || batch.status[0] != 0) {
         worker_note(worker, i, "load of the shared chunk", r, batch.status[0]);
-    } else if (engine_preload_differs("shared", bytes, sizeof(bytes)) != 0) {
+    } else if (engine_preload_differs(shared, bytes, sizeof(bytes)) != 0) {
         worker_note(worker, i, "bytes of the shared chunk", bytes[0], bytes[BYTES - 1]);
     }
 
@@ -634,7 +638,7 @@ static void *worker_run(void *arg)
 {
     int i;
 
-    for (i = 0; i < 100; i++) {
+    for (i = 0; i < ROUNDS; i++) {
         worker_round(arg, i);
     }
     return NULL;
@@ -643,11 +647,18 @@ static void *worker_run(void *arg)
 static void test_threads_at_once(void **state)
 {
     static struct worker workers[4];
+    char keys[ROUNDS * 8] = "";
+    char ini[sizeof(keys) + 200];
+    size_t used = 0;
     int i;
 
     (void)state;
-    open_start("[mock_flaky]\nshelf = t1\npreload = shared\n"
-               "[mock_good]\nshelf = t2\npreload = shared\nput_to = yes\n");
+    for (i = 0; i < ROUNDS; i++) {
+        used += (size_t)snprintf(keys + used, sizeof(keys) - used, "s%d ", i);
+    }
+    (void)snprintf(ini, sizeof(ini),
+                   "[mock_flaky]\n[mock_good]\nshelf = t2\nput_to = yes\npreload = %s\n", keys);
+    open_start(ini);
     for (i = 0; i < 4; i++) {
         (void)snprintf(workers[i].key, sizeof(workers[i].key), "own %d", i);
         assert_int_equal(pthread_create(&workers[i].thread, NULL, worker_run, &workers[i]), 0);
