@@ -1,0 +1,842 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fake_host.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define WAIT_S 20
+
+struct fake_chunk {
+    struct fake_chunk *next;
+    char key[KVL_KEY_MAX];
+    uint32_t key_length;
+    struct kvl_attrs attrs;
+    uint64_t length;
+    uint8_t *data;
+    uint32_t refs;
+    uint64_t id; /* of a slot or, for leases, of the chunk */
+};
+
+struct fake_done {
+    struct fake_done *next;
+    uint64_t cookie;
+    uint32_t times;
+    struct fake_result result;
+};
+
+struct fake_target {
+    struct fake_target *next;
+    uint64_t cookie;
+    uint32_t item;
+    struct kvl_chunk found;
+    void *data;
+};
+
+struct fake_name {
+    struct fake_name *next;
+    char text[KVL_KEY_MAX + 1];
+};
+
+struct fake_host {
+    struct kvl_host table;
+    struct kvl_log log;
+    const struct kvl_backend_desc *desc;
+    const char *const *pairs;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct fake_chunk *chunks;
+    struct fake_chunk *slots;
+    struct fake_chunk *leased; /* gone from the index, still leased */
+    struct fake_done *done;
+    struct fake_target *targets;
+    struct fake_name *names;
+    pthread_t threads[64];
+    uint8_t joined[64];
+    uint32_t thread_count;
+    uint32_t joined_count;
+    uint32_t leases;
+    uint32_t commits;
+    uint32_t aborts;
+    uint32_t removes;
+    uint32_t reserves;
+    uint32_t releases;
+    uint64_t next_id;
+    int reserve_code;
+    int target_code;
+};
+
+static struct fake_host *fake_of(const struct kvl_host *host)
+{
+    return host->ctx;
+}
+
+static void fake_die(const char *what, const char *name)
+{
+    fprintf(stderr, "fake host: %s: '%s'\n", what, name);
+    abort();
+}
+
+static void fake_log(void *ctx, int32_t level, const char *component, const char *file,
+                     int32_t line, const char *text)
+{
+    (void)ctx;
+    (void)component;
+    if (getenv("KVL_TEST_LOG") != NULL) {
+        fprintf(stderr, "%d %s:%d %s\n", level, file, line, text);
+    }
+}
+
+static uint64_t fake_now_ms(const struct kvl_host *host)
+{
+    struct timespec now;
+
+    (void)host;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* ---- settings ---- */
+
+static int64_t fake_scaled(const char *text, uint32_t type)
+{
+    char *end;
+    int64_t value = strtoll(text, &end, 10);
+
+    if (type == KVL_OPTION_DURATION && strcmp(end, "s") == 0) {
+        return value * 1000;
+    }
+    if (type == KVL_OPTION_DURATION && strcmp(end, "m") == 0) {
+        return value * 60000;
+    }
+    if (type == KVL_OPTION_SIZE && *end != '\0') {
+        const char *units = "KMGT";
+        const char *unit = strchr(units, *end);
+
+        return unit == NULL ? value : value << (10 * (unit - units + 1));
+    }
+    return value;
+}
+
+static int64_t fake_choice(const char *choices, const char *text)
+{
+    size_t length = strlen(text);
+    int64_t index = 0;
+
+    for (const char *at = choices; at != NULL; index++) {
+        if (strncmp(at, text, length) == 0 && (at[length] == '|' || at[length] == '\0')) {
+            return index;
+        }
+        at = strchr(at, '|');
+        at = at == NULL ? NULL : at + 1;
+    }
+    fake_die("no such choice", text);
+    return -1;
+}
+
+static int64_t fake_number(const struct kvl_option *option, const char *text)
+{
+    switch (option->type) {
+    case KVL_OPTION_BOOL:
+        return strcmp(text, "yes") == 0 || strcmp(text, "1") == 0;
+    case KVL_OPTION_ENUM:
+        return fake_choice(option->choices, text);
+    case KVL_OPTION_STRING:
+    case KVL_OPTION_PATH:
+    case KVL_OPTION_SECRET:
+        return 0;
+    default:
+        return fake_scaled(text, option->type);
+    }
+}
+
+static const struct kvl_option *fake_option(const struct fake_host *fake, const char *name)
+{
+    for (uint32_t i = 0; i < fake->desc->option_count; i++) {
+        if (strcmp(fake->desc->options[i].name, name) == 0) {
+            return &fake->desc->options[i];
+        }
+    }
+    return NULL;
+}
+
+static int fake_setting(const struct kvl_host *host, const char *name, struct kvl_setting *out)
+{
+    const struct fake_host *fake = fake_of(host);
+    const struct kvl_option *option = fake_option(fake, name);
+    const char *text;
+
+    if (option == NULL) {
+        fake_die("the backend asks for an option it does not have", name);
+        return -ENOENT;
+    }
+    text = option->value == NULL ? "" : option->value;
+    out->is_set = 0;
+    for (const char *const *pair = fake->pairs; pair != NULL && *pair != NULL; pair += 2) {
+        if (strcmp(pair[0], name) == 0) {
+            text = pair[1];
+            out->is_set = 1;
+        }
+    }
+    out->text = text;
+    out->number = fake_number(option, text);
+    return 0;
+}
+
+/* ---- threads ---- */
+
+static int fake_thread_create(const struct kvl_host *host, const char *name, void *(*fn)(void *),
+                              void *arg, uint64_t *thread_out)
+{
+    struct fake_host *fake = fake_of(host);
+    uint32_t index = fake->thread_count;
+
+    if (strlen(name) > 15) {
+        fake_die("thread name too long", name);
+    }
+    if (index == sizeof(fake->threads) / sizeof(fake->threads[0]) ||
+        pthread_create(&fake->threads[index], NULL, fn, arg) != 0) {
+        return -EAGAIN;
+    }
+    fake->thread_count++;
+    *thread_out = index + 1;
+    return 0;
+}
+
+static int fake_thread_join(const struct kvl_host *host, uint64_t thread)
+{
+    struct fake_host *fake = fake_of(host);
+
+    if (thread == 0 || thread > fake->thread_count || fake->joined[thread - 1]) {
+        return -ESRCH;
+    }
+    fake->joined[thread - 1] = 1;
+    fake->joined_count++;
+    pthread_join(fake->threads[thread - 1], NULL);
+    return 0;
+}
+
+/* ---- operations ---- */
+
+static void fake_complete(const struct kvl_host *host, const struct kvl_completion *done)
+{
+    struct fake_host *fake = fake_of(host);
+    struct fake_done *record;
+
+    pthread_mutex_lock(&fake->lock);
+    for (record = fake->done; record != NULL; record = record->next) {
+        if (record->cookie == done->cookie) {
+            break;
+        }
+    }
+    if (record == NULL) {
+        record = calloc(1, sizeof(*record));
+        record->cookie = done->cookie;
+        record->next = fake->done;
+        fake->done = record;
+    }
+    record->times++;
+    record->result.status = done->status;
+    record->result.bytes = done->bytes;
+    record->result.item_count = done->item_count;
+    for (uint32_t i = 0; i < done->item_count && i < FAKE_ITEMS_MAX; i++) {
+        record->result.items[i] = done->item_status[i];
+    }
+    pthread_cond_broadcast(&fake->changed);
+    pthread_mutex_unlock(&fake->lock);
+}
+
+static int fake_read_target(const struct kvl_host *host, uint64_t cookie, uint32_t item,
+                            const struct kvl_chunk *found, void **addr_out)
+{
+    struct fake_host *fake = fake_of(host);
+    struct fake_target *target;
+    int r;
+
+    pthread_mutex_lock(&fake->lock);
+    r = fake->target_code;
+    if (r == 0) {
+        target = calloc(1, sizeof(*target));
+        target->cookie = cookie;
+        target->item = item;
+        target->found = *found;
+        target->data = found->bytes == 0 ? NULL : aligned_alloc(64, (found->bytes + 63) / 64 * 64);
+        target->next = fake->targets;
+        fake->targets = target;
+        *addr_out = target->data;
+    }
+    pthread_mutex_unlock(&fake->lock);
+    return r;
+}
+
+static int fake_list_add(const struct kvl_host *host, uint64_t cookie, const struct kvl_key *keys,
+                         uint32_t count)
+{
+    struct fake_host *fake = fake_of(host);
+
+    (void)cookie;
+    pthread_mutex_lock(&fake->lock);
+    for (uint32_t i = 0; i < count; i++) {
+        struct fake_name *name = calloc(1, sizeof(*name));
+
+        memcpy(name->text, keys[i].text, keys[i].length);
+        name->next = fake->names;
+        fake->names = name;
+    }
+    pthread_mutex_unlock(&fake->lock);
+    return 0;
+}
+
+/* ---- the store; all below with the lock held ---- */
+
+static struct fake_chunk **fake_find(struct fake_host *fake, const void *text, size_t length)
+{
+    struct fake_chunk **at = &fake->chunks;
+
+    while (*at != NULL && ((*at)->key_length != length || memcmp((*at)->key, text, length) != 0)) {
+        at = &(*at)->next;
+    }
+    return at;
+}
+
+static void fake_free_chunk(struct fake_chunk *chunk)
+{
+    free(chunk->data);
+    free(chunk);
+}
+
+static void fake_unindex(struct fake_host *fake, struct fake_chunk **at)
+{
+    struct fake_chunk *chunk = *at;
+
+    *at = chunk->next;
+    if (chunk->refs > 0) {
+        chunk->next = fake->leased;
+        fake->leased = chunk;
+    } else {
+        fake_free_chunk(chunk);
+    }
+}
+
+static void fake_index(struct fake_host *fake, struct fake_chunk *chunk)
+{
+    struct fake_chunk **old = fake_find(fake, chunk->key, chunk->key_length);
+
+    if (*old != NULL) {
+        fake_unindex(fake, old);
+    }
+    chunk->next = fake->chunks;
+    fake->chunks = chunk;
+}
+
+static struct fake_chunk *fake_new_chunk(struct fake_host *fake, const struct kvl_key *key,
+                                         uint64_t length, const struct kvl_attrs *attrs)
+{
+    struct fake_chunk *chunk = calloc(1, sizeof(*chunk));
+
+    memcpy(chunk->key, key->text, key->length);
+    chunk->key_length = key->length;
+    chunk->attrs = *attrs;
+    chunk->length = length;
+    chunk->data = length == 0 ? NULL : aligned_alloc(64, (length + 63) / 64 * 64);
+    chunk->id = ++fake->next_id;
+    return chunk;
+}
+
+static int fake_store_get(const struct kvl_host *host, const struct kvl_key *key,
+                          struct kvl_view *view_out)
+{
+    struct fake_host *fake = fake_of(host);
+    struct fake_chunk *chunk;
+
+    pthread_mutex_lock(&fake->lock);
+    chunk = *fake_find(fake, key->text, key->length);
+    if (chunk != NULL) {
+        chunk->refs++;
+        fake->leases++;
+        memset(view_out, 0, sizeof(*view_out));
+        view_out->data = chunk->data;
+        view_out->length = chunk->length;
+        view_out->attrs = chunk->attrs;
+        view_out->lease = chunk->id;
+    }
+    pthread_mutex_unlock(&fake->lock);
+    return chunk == NULL ? -ENOENT : 0;
+}
+
+static int fake_store_release(const struct kvl_host *host, uint64_t lease)
+{
+    struct fake_host *fake = fake_of(host);
+    struct fake_chunk **at;
+    int r = -EINVAL;
+
+    pthread_mutex_lock(&fake->lock);
+    for (at = &fake->chunks; *at != NULL && r < 0; at = &(*at)->next) {
+        if ((*at)->id == lease && (*at)->refs > 0) {
+            (*at)->refs--;
+            r = 0;
+            break;
+        }
+    }
+    for (at = &fake->leased; *at != NULL && r < 0; at = &(*at)->next) {
+        if ((*at)->id == lease) {
+            struct fake_chunk *chunk = *at;
+
+            chunk->refs--;
+            if (chunk->refs == 0) {
+                *at = chunk->next;
+                fake_free_chunk(chunk);
+            }
+            r = 0;
+            break;
+        }
+    }
+    if (r == 0) {
+        fake->leases--;
+        fake->releases++;
+        pthread_cond_broadcast(&fake->changed);
+    }
+    pthread_mutex_unlock(&fake->lock);
+    return r;
+}
+
+static int fake_store_exists(const struct kvl_host *host, const struct kvl_key *key)
+{
+    return fake_host_has(fake_of(host), key->text, key->length) ? 0 : -ENOENT;
+}
+
+static int fake_store_reserve(const struct kvl_host *host, const struct kvl_chunk *chunk,
+                              uint64_t *slot_out, void **addr_out)
+{
+    struct fake_host *fake = fake_of(host);
+    struct fake_chunk *slot;
+    int r;
+
+    pthread_mutex_lock(&fake->lock);
+    r = fake->reserve_code;
+    if (r == 0) {
+        slot = fake_new_chunk(fake, &chunk->key, chunk->bytes, &chunk->attrs);
+        slot->next = fake->slots;
+        fake->slots = slot;
+        *slot_out = slot->id;
+        *addr_out = slot->data;
+        fake->reserves++;
+        pthread_cond_broadcast(&fake->changed);
+    }
+    pthread_mutex_unlock(&fake->lock);
+    return r;
+}
+
+static struct fake_chunk *fake_take_slot(struct fake_host *fake, uint64_t id)
+{
+    for (struct fake_chunk **at = &fake->slots; *at != NULL; at = &(*at)->next) {
+        if ((*at)->id == id) {
+            struct fake_chunk *slot = *at;
+
+            *at = slot->next;
+            return slot;
+        }
+    }
+    return NULL;
+}
+
+static int fake_store_commit(const struct kvl_host *host, uint64_t id)
+{
+    struct fake_host *fake = fake_of(host);
+    struct fake_chunk *slot;
+
+    pthread_mutex_lock(&fake->lock);
+    slot = fake_take_slot(fake, id);
+    if (slot != NULL) {
+        fake_index(fake, slot);
+        fake->commits++;
+        pthread_cond_broadcast(&fake->changed);
+    }
+    pthread_mutex_unlock(&fake->lock);
+    return slot == NULL ? -EINVAL : 0;
+}
+
+static int fake_store_abort(const struct kvl_host *host, uint64_t id)
+{
+    struct fake_host *fake = fake_of(host);
+    struct fake_chunk *slot;
+
+    pthread_mutex_lock(&fake->lock);
+    slot = fake_take_slot(fake, id);
+    if (slot != NULL) {
+        fake_free_chunk(slot);
+        fake->aborts++;
+        pthread_cond_broadcast(&fake->changed);
+    }
+    pthread_mutex_unlock(&fake->lock);
+    return slot == NULL ? -EINVAL : 0;
+}
+
+static int fake_store_remove(const struct kvl_host *host, const struct kvl_key *key)
+{
+    struct fake_host *fake = fake_of(host);
+    struct fake_chunk **at;
+    int r = -ENOENT;
+
+    pthread_mutex_lock(&fake->lock);
+    at = fake_find(fake, key->text, key->length);
+    if (*at != NULL) {
+        fake_unindex(fake, at);
+        r = 0;
+    }
+    fake->removes++;
+    pthread_cond_broadcast(&fake->changed);
+    pthread_mutex_unlock(&fake->lock);
+    return r;
+}
+
+static int fake_store_list(const struct kvl_host *host, kvl_key_fn fn, void *ctx)
+{
+    struct fake_host *fake = fake_of(host);
+    struct fake_chunk *copies = NULL;
+    struct fake_chunk *copy;
+    int r = 0;
+
+    pthread_mutex_lock(&fake->lock);
+    for (const struct fake_chunk *chunk = fake->chunks; chunk != NULL; chunk = chunk->next) {
+        copy = malloc(sizeof(*copy));
+        *copy = *chunk;
+        copy->next = copies;
+        copies = copy;
+    }
+    pthread_mutex_unlock(&fake->lock);
+    while (copies != NULL) {
+        struct kvl_key key = {.text = copies->key, .length = copies->key_length};
+
+        copy = copies;
+        copies = copy->next;
+        r = r == 0 ? fn(ctx, &key, copy->length) : r;
+        free(copy);
+    }
+    return r;
+}
+
+static uint64_t fake_store_max_bytes(const struct kvl_host *host)
+{
+    (void)host;
+    return 1ull << 30;
+}
+
+/* ---- life and views ---- */
+
+static void fake_fill_table(struct fake_host *fake)
+{
+    fake->log = (struct kvl_log){.write = fake_log, .component = "test", .level = KVL_LOG_TRACE};
+    fake->table = (struct kvl_host){
+        .size = sizeof(struct kvl_host),
+        .abi_minor = KVL_BACKEND_ABI_MINOR,
+        .ctx = fake,
+        .log = &fake->log,
+        .now_ms = fake_now_ms,
+        .setting = fake_setting,
+        .thread_create = fake_thread_create,
+        .thread_join = fake_thread_join,
+        .complete = fake_complete,
+        .read_target = fake_read_target,
+        .list_add = fake_list_add,
+        .store_get = fake_store_get,
+        .store_release = fake_store_release,
+        .store_exists = fake_store_exists,
+        .store_reserve = fake_store_reserve,
+        .store_commit = fake_store_commit,
+        .store_abort = fake_store_abort,
+        .store_remove = fake_store_remove,
+        .store_list = fake_store_list,
+        .store_max_bytes = fake_store_max_bytes,
+    };
+}
+
+struct fake_host *fake_host_create(const struct kvl_backend_desc *desc, const char *const *pairs)
+{
+    struct fake_host *fake = calloc(1, sizeof(*fake));
+    pthread_condattr_t attr;
+
+    fake->desc = desc;
+    fake->pairs = pairs;
+    pthread_mutex_init(&fake->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&fake->changed, &attr);
+    pthread_condattr_destroy(&attr);
+    fake_fill_table(fake);
+    for (const char *const *pair = pairs; pair != NULL && *pair != NULL; pair += 2) {
+        if (fake_option(fake, pair[0]) == NULL) {
+            fake_die("no such option", pair[0]);
+        }
+    }
+    return fake;
+}
+
+static void fake_free_chunks(struct fake_chunk *chunk)
+{
+    while (chunk != NULL) {
+        struct fake_chunk *next = chunk->next;
+
+        fake_free_chunk(chunk);
+        chunk = next;
+    }
+}
+
+void fake_host_destroy(struct fake_host *fake)
+{
+    if (fake == NULL) {
+        return;
+    }
+    fake_free_chunks(fake->chunks);
+    fake_free_chunks(fake->slots);
+    fake_free_chunks(fake->leased);
+    while (fake->done != NULL) {
+        struct fake_done *next = fake->done->next;
+
+        free(fake->done);
+        fake->done = next;
+    }
+    while (fake->targets != NULL) {
+        struct fake_target *next = fake->targets->next;
+
+        free(fake->targets->data);
+        free(fake->targets);
+        fake->targets = next;
+    }
+    while (fake->names != NULL) {
+        struct fake_name *next = fake->names->next;
+
+        free(fake->names);
+        fake->names = next;
+    }
+    pthread_cond_destroy(&fake->changed);
+    pthread_mutex_destroy(&fake->lock);
+    free(fake);
+}
+
+const struct kvl_host *fake_host_table(struct fake_host *fake)
+{
+    return &fake->table;
+}
+
+static struct timespec fake_until(void)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += WAIT_S;
+    return until;
+}
+
+static struct fake_done *fake_done_of(struct fake_host *fake, uint64_t cookie)
+{
+    struct fake_done *record = fake->done;
+
+    while (record != NULL && record->cookie != cookie) {
+        record = record->next;
+    }
+    return record;
+}
+
+int fake_host_wait(struct fake_host *fake, uint64_t cookie, struct fake_result *result_out)
+{
+    const struct timespec until = fake_until();
+    struct fake_done *record;
+    int r = 0;
+
+    pthread_mutex_lock(&fake->lock);
+    while ((record = fake_done_of(fake, cookie)) == NULL && r == 0) {
+        r = pthread_cond_timedwait(&fake->changed, &fake->lock, &until);
+    }
+    if (record != NULL && result_out != NULL) {
+        *result_out = record->result;
+    }
+    pthread_mutex_unlock(&fake->lock);
+    return record == NULL ? -ETIMEDOUT : 0;
+}
+
+static int fake_wait_count(struct fake_host *fake, const uint32_t *counter, uint32_t count)
+{
+    const struct timespec until = fake_until();
+    int r = 0;
+
+    pthread_mutex_lock(&fake->lock);
+    while (*counter < count && r == 0) {
+        r = pthread_cond_timedwait(&fake->changed, &fake->lock, &until);
+    }
+    r = *counter < count ? -ETIMEDOUT : 0;
+    pthread_mutex_unlock(&fake->lock);
+    return r;
+}
+
+int fake_host_wait_commits(struct fake_host *fake, uint32_t count)
+{
+    return fake_wait_count(fake, &fake->commits, count);
+}
+
+int fake_host_wait_aborts(struct fake_host *fake, uint32_t count)
+{
+    return fake_wait_count(fake, &fake->aborts, count);
+}
+
+int fake_host_wait_removes(struct fake_host *fake, uint32_t count)
+{
+    return fake_wait_count(fake, &fake->removes, count);
+}
+
+int fake_host_wait_reserves(struct fake_host *fake, uint32_t count)
+{
+    return fake_wait_count(fake, &fake->reserves, count);
+}
+
+int fake_host_wait_releases(struct fake_host *fake, uint32_t count)
+{
+    return fake_wait_count(fake, &fake->releases, count);
+}
+
+uint32_t fake_host_completions(struct fake_host *fake, uint64_t cookie)
+{
+    const struct fake_done *record;
+    uint32_t times;
+
+    pthread_mutex_lock(&fake->lock);
+    record = fake_done_of(fake, cookie);
+    times = record == NULL ? 0 : record->times;
+    pthread_mutex_unlock(&fake->lock);
+    return times;
+}
+
+uint32_t fake_host_completions_all(struct fake_host *fake)
+{
+    uint32_t times = 0;
+
+    pthread_mutex_lock(&fake->lock);
+    for (const struct fake_done *record = fake->done; record != NULL; record = record->next) {
+        times += record->times;
+    }
+    pthread_mutex_unlock(&fake->lock);
+    return times;
+}
+
+const void *fake_host_target(struct fake_host *fake, uint64_t cookie, uint32_t item,
+                             struct kvl_chunk *found_out)
+{
+    const struct fake_target *target;
+    const void *data = NULL;
+
+    pthread_mutex_lock(&fake->lock);
+    for (target = fake->targets; target != NULL; target = target->next) {
+        if (target->cookie == cookie && target->item == item) {
+            data = target->data;
+            if (found_out != NULL) {
+                *found_out = target->found;
+            }
+        }
+    }
+    pthread_mutex_unlock(&fake->lock);
+    return data;
+}
+
+void fake_host_set_target_code(struct fake_host *fake, int code)
+{
+    pthread_mutex_lock(&fake->lock);
+    fake->target_code = code;
+    pthread_mutex_unlock(&fake->lock);
+}
+
+void fake_host_set_reserve_code(struct fake_host *fake, int code)
+{
+    pthread_mutex_lock(&fake->lock);
+    fake->reserve_code = code;
+    pthread_mutex_unlock(&fake->lock);
+}
+
+int fake_host_listed(struct fake_host *fake, const char *key)
+{
+    int found = 0;
+
+    pthread_mutex_lock(&fake->lock);
+    for (const struct fake_name *name = fake->names; name != NULL; name = name->next) {
+        found = found || strcmp(name->text, key) == 0;
+    }
+    pthread_mutex_unlock(&fake->lock);
+    return found;
+}
+
+uint32_t fake_host_listed_count(struct fake_host *fake)
+{
+    uint32_t count = 0;
+
+    pthread_mutex_lock(&fake->lock);
+    for (const struct fake_name *name = fake->names; name != NULL; name = name->next) {
+        count++;
+    }
+    pthread_mutex_unlock(&fake->lock);
+    return count;
+}
+
+void fake_host_put(struct fake_host *fake, const char *key, const void *bytes, size_t length,
+                   const struct kvl_attrs *attrs)
+{
+    const struct kvl_key name = kvl_key_from_text(key);
+    struct fake_chunk *chunk;
+
+    pthread_mutex_lock(&fake->lock);
+    chunk = fake_new_chunk(fake, &name, length, attrs);
+    if (length > 0) {
+        memcpy(chunk->data, bytes, length);
+    }
+    fake_index(fake, chunk);
+    pthread_mutex_unlock(&fake->lock);
+}
+
+int fake_host_has(struct fake_host *fake, const void *key, size_t length)
+{
+    int has;
+
+    pthread_mutex_lock(&fake->lock);
+    has = *fake_find(fake, key, length) != NULL;
+    pthread_mutex_unlock(&fake->lock);
+    return has;
+}
+
+uint32_t fake_host_stored(struct fake_host *fake)
+{
+    uint32_t count = 0;
+
+    pthread_mutex_lock(&fake->lock);
+    for (const struct fake_chunk *chunk = fake->chunks; chunk != NULL; chunk = chunk->next) {
+        count++;
+    }
+    pthread_mutex_unlock(&fake->lock);
+    return count;
+}
+
+void fake_host_flip(struct fake_host *fake, const char *key, size_t at)
+{
+    struct fake_chunk *chunk;
+
+    pthread_mutex_lock(&fake->lock);
+    chunk = *fake_find(fake, key, strlen(key));
+    if (chunk == NULL || at >= chunk->length) {
+        fake_die("nothing to flip", key);
+    } else {
+        chunk->data[at] ^= 1;
+    }
+    pthread_mutex_unlock(&fake->lock);
+}
+
+uint32_t fake_host_leaks(struct fake_host *fake)
+{
+    uint32_t leaks;
+
+    pthread_mutex_lock(&fake->lock);
+    leaks = fake->leases + fake->thread_count - fake->joined_count;
+    for (const struct fake_chunk *slot = fake->slots; slot != NULL; slot = slot->next) {
+        leaks++;
+    }
+    pthread_mutex_unlock(&fake->lock);
+    return leaks;
+}
