@@ -600,7 +600,7 @@ static void worker_round(struct worker *worker, int i)
 {
     uint8_t bytes[BYTES];
     struct engine_batch batch;
-    char shared[8];
+    char shared[16];
     int r;
 
     memset(bytes, i, sizeof(bytes));
