@@ -18,12 +18,14 @@ static const struct kvl_option kvlane_options[] = {
      .type = KVL_OPTION_ENUM,
      .value = "info",
      .choices = "off|error|warn|info|debug|trace",
+     .flags = KVL_OPTION_RELOADABLE,
      .help = "lines above it are dropped"},
     {.name = "deadline",
      .type = KVL_OPTION_DURATION,
      .value = "10s",
      .min = 1,
      .max = 3600000,
+     .flags = KVL_OPTION_RELOADABLE,
      .help = "for operations that name none"},
     {.name = "instance", .type = KVL_OPTION_STRING, .help = "name of this engine, for people"},
     {.name = "stats_socket",
@@ -43,6 +45,7 @@ static const struct kvl_option store_options[] = {
      .value = "0",
      .min = 0,
      .max = 1ll << 28,
+     .flags = KVL_OPTION_RELOADABLE,
      .help = "most chunks; 0 = as many as fit"},
     {.name = "checksum",
      .type = KVL_OPTION_BOOL,
@@ -128,6 +131,18 @@ static int plan_init(struct plan *plan, const struct kvl_open_params *params, st
     return 0;
 }
 
+/* Hands the settings over to the instance, in place of earlier ones. */
+static void plan_keep(struct plan *plan, struct kvl_instance *instance)
+{
+    kvl_settings_fini(&instance->kvlane_settings);
+    kvl_settings_fini(&instance->store_settings);
+    instance->kvlane_settings = plan->kvlane;
+    instance->store_settings = plan->store;
+    instance->section_count = plan->config.section_count;
+    plan->kvlane.values = NULL;
+    plan->store.values = NULL;
+}
+
 static void plan_fini(struct plan *plan)
 {
     kvl_settings_fini(&plan->kvlane);
@@ -199,6 +214,7 @@ static int make_backends(struct kvl_instance *instance, struct plan *plan,
         .log_level = instance->log.level,
         .store = instance->store,
         .flights = instance->flights,
+        .watcher = &instance->watcher,
     };
     struct kvl_err scratch = {.size = sizeof(scratch)};
     int first = 0;
@@ -242,14 +258,29 @@ static int make_backends(struct kvl_instance *instance, struct plan *plan,
 static void free_instance(struct kvl_instance *instance)
 {
     for (uint32_t i = instance->route.count; i-- > 0;) {
+        kvl_backend_stop(instance->route.backends[i]);
+    }
+    for (uint32_t i = instance->route.count; i-- > 0;) {
         kvl_backend_destroy(instance->route.backends[i]);
     }
     kvl_flights_destroy(instance->flights);
     kvl_registry_destroy(instance->registry);
     kvl_store_destroy(instance->store);
     pthread_mutex_destroy(&instance->life);
+    kvl_settings_fini(&instance->kvlane_settings);
+    kvl_settings_fini(&instance->store_settings);
     free(instance->stats_socket);
     free(instance);
+}
+
+static void watcher_stats(void *ctx, kvl_stat_fn fn, void *fn_ctx)
+{
+    kvl_core_stats(ctx, fn, fn_ctx);
+}
+
+static int watcher_health(void *ctx, uint32_t location, struct kvl_health *health_out)
+{
+    return kvl_core_health(ctx, location, health_out);
 }
 
 static int build(const struct kvl_open_params *params, int create,
@@ -263,19 +294,21 @@ static int build(const struct kvl_open_params *params, int create,
         return kvl_err_set(err, -ENOMEM, 0, "core: no memory");
     }
     pthread_mutex_init(&instance->life, NULL);
+    instance->watcher = (struct kvl_watcher){instance, watcher_stats, watcher_health};
     instance->fork_generation = kvl_core_fork_generation();
     instance->log = kvl_log_make(params->log, params->log_ctx, "core", KVL_LOG_INFO);
     r = plan_init(&plan, params, err);
     if (r == 0) {
         instance->log.level = (int)kvl_settings_get(&plan.kvlane, "log_level")->number;
-        instance->default_deadline_ms =
-            (uint64_t)kvl_settings_get(&plan.kvlane, "deadline")->number;
+        atomic_store(&instance->default_deadline_ms,
+                     (uint64_t)kvl_settings_get(&plan.kvlane, "deadline")->number);
         instance->stats_socket = strdup(kvl_settings_get(&plan.kvlane, "stats_socket")->text);
         r = create ? make_store(instance, &plan, params, err) : 0;
     }
     if (r == 0) {
         r = make_backends(instance, &plan, params, create, err);
     }
+    plan_keep(&plan, instance);
     plan_fini(&plan);
     if (r < 0 || !create) {
         free_instance(instance);
@@ -294,6 +327,103 @@ int kvl_core_open(const struct kvl_open_params *params, struct kvl_instance **in
                   struct kvl_err *err)
 {
     return build(params, 1, instance_out, err);
+}
+
+/* ---- reload ---- */
+
+static void set_level(struct kvl_log *log, int level)
+{
+    __atomic_store_n(&log->level, level, __ATOMIC_RELAXED);
+}
+
+/* What differs from `old` and cannot change while we run. */
+static uint32_t core_restarts(const struct kvl_instance *instance, const char *section,
+                              const struct kvl_settings *old, const struct kvl_settings *fresh)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < fresh->option_count; i++) {
+        if ((fresh->options[i].flags & KVL_OPTION_RELOADABLE) == 0 &&
+            strcmp(old->values[i].text, fresh->values[i].text) != 0) {
+            kvl_warn(&instance->log,
+                     "core: the new value of '%s' in [%s] needs a restart, the old one stays",
+                     fresh->options[i].name, section);
+            count++;
+        }
+    }
+    return count;
+}
+
+static void apply_core(struct kvl_instance *instance, const struct plan *plan)
+{
+    const int level = (int)kvl_settings_get(&plan->kvlane, "log_level")->number;
+
+    set_level(&instance->log, level);
+    for (uint32_t i = 0; i < instance->route.count; i++) {
+        set_level(&instance->route.backends[i]->log, level);
+    }
+    atomic_store(&instance->default_deadline_ms,
+                 (uint64_t)kvl_settings_get(&plan->kvlane, "deadline")->number);
+    kvl_store_set_max_chunks(instance->store,
+                             (uint64_t)kvl_settings_get(&plan->store, "max_chunks")->number);
+}
+
+/* Looks at every section; with `apply` takes it over. One that went needs a restart. */
+static int reload_backends(struct kvl_instance *instance, struct plan *plan, int apply,
+                           uint32_t *restart, struct kvl_err *err)
+{
+    int first = 0;
+
+    for (uint32_t i = 0; i < instance->route.count; i++) {
+        struct kvl_backend *backend = instance->route.backends[i];
+        const struct kvl_config_section *section =
+            kvl_config_find(&plan->config, backend->name);
+        int r;
+
+        if (section == NULL) {
+            *restart += (uint32_t)apply;
+            continue;
+        }
+        r = kvl_backend_reload(backend, &plan->config, section, apply, restart, err);
+        first = first == 0 ? r : first;
+    }
+    return first;
+}
+
+int kvl_core_reload(struct kvl_instance *instance, const struct kvl_open_params *params,
+                    uint32_t *restart_out, struct kvl_err *err)
+{
+    struct kvl_err scratch = {.size = sizeof(scratch)};
+    uint32_t restart = 0;
+    struct plan plan;
+    int r;
+
+    pthread_mutex_lock(&instance->life);
+    r = plan_init(&plan, params, err);
+    if (r == 0) {
+        r = reload_backends(instance, &plan, 0, &restart, &scratch);
+    }
+    if (r == 0) {
+        r = report_errors(&plan, &instance->log, err);
+    }
+    if (r == 0) {
+        restart += core_restarts(instance, "kvlane", &instance->kvlane_settings, &plan.kvlane);
+        restart += core_restarts(instance, "store", &instance->store_settings, &plan.store);
+        restart += plan.config.section_count > instance->section_count; /* one came */
+        apply_core(instance, &plan);
+        r = reload_backends(instance, &plan, 1, &restart, &scratch);
+        if (r < 0) {
+            kvl_err_set(err, r, 0, "%s", scratch.text);
+        }
+        plan_keep(&plan, instance);
+        kvl_info(&instance->log, "core: settings reloaded, %u differences need a restart", restart);
+    }
+    plan_fini(&plan);
+    pthread_mutex_unlock(&instance->life);
+    if (r == 0 && restart_out != NULL) {
+        *restart_out = restart;
+    }
+    return r;
 }
 
 /* ---- start and close ---- */
@@ -383,6 +513,10 @@ int kvl_core_close(struct kvl_instance *instance, uint64_t deadline_ms)
     kvl_watch_stop(instance->watch);
     r = drain_all(instance, deadline_ms);
     kvl_flights_cut_all(instance->flights);
+    /* All stop before one is freed: a backend that shows counters reads those of the others. */
+    for (uint32_t i = instance->route.count; i-- > 0;) {
+        kvl_backend_stop(instance->route.backends[i]);
+    }
     for (uint32_t i = instance->route.count; i-- > 0;) {
         kvl_backend_destroy(instance->route.backends[i]);
     }

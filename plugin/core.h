@@ -22,7 +22,7 @@ struct kvl_instance {
     atomic_int started;
     pthread_mutex_t life; /* one start at a time */
     struct kvl_log log;
-    uint64_t default_deadline_ms; /* relative */
+    atomic_uint_fast64_t default_deadline_ms; /* relative */
     char *stats_socket; /* owned; "" = none */
     struct kvl_store *store;
     struct kvl_registry *registry;
@@ -30,6 +30,11 @@ struct kvl_instance {
     struct kvl_route route;
     struct kvl_counters counters;
     struct kvl_watch *watch;
+    struct kvl_watcher watcher; /* how backends see us */
+    /* What the file said last, to tell what a reload changes. */
+    struct kvl_settings kvlane_settings;
+    struct kvl_settings store_settings;
+    size_t section_count;
 };
 
 /** The functions of plugin.h, arguments checked. */
@@ -37,6 +42,8 @@ int kvl_core_check(const struct kvl_open_params *params, struct kvl_err *err);
 int kvl_core_open(const struct kvl_open_params *params, struct kvl_instance **instance_out,
                   struct kvl_err *err);
 int kvl_core_start(struct kvl_instance *instance, struct kvl_err *err);
+int kvl_core_reload(struct kvl_instance *instance, const struct kvl_open_params *params,
+                    uint32_t *restart_out, struct kvl_err *err);
 int kvl_core_close(struct kvl_instance *instance, uint64_t deadline_ms);
 int kvl_core_health(struct kvl_instance *instance, uint32_t location,
                     struct kvl_health *health_out);

@@ -126,6 +126,25 @@ static uint64_t host_store_max_bytes(const struct kvl_host *host)
     return kvl_store_max_bytes(backend_of(host)->store);
 }
 
+static int host_stats(const struct kvl_host *host, kvl_stat_fn fn, void *ctx)
+{
+    const struct kvl_watcher *watcher = backend_of(host)->watcher;
+
+    watcher->stats(watcher->ctx, fn, ctx);
+    return 0;
+}
+
+static int host_health(const struct kvl_host *host, uint32_t location,
+                       struct kvl_health *health_out)
+{
+    const struct kvl_watcher *watcher = backend_of(host)->watcher;
+
+    if (health_out->size < sizeof(uint32_t)) {
+        return -EINVAL;
+    }
+    return watcher->health(watcher->ctx, location, health_out);
+}
+
 void kvl_host_init(struct kvl_backend *backend)
 {
     backend->host = (struct kvl_host){
@@ -149,5 +168,7 @@ void kvl_host_init(struct kvl_backend *backend)
         .store_remove = host_store_remove,
         .store_list = host_store_list,
         .store_max_bytes = host_store_max_bytes,
+        .stats = host_stats,
+        .health = host_health,
     };
 }

@@ -203,6 +203,18 @@ static int plugin_stats(struct kvl_instance *instance, kvl_stat_fn fn, void *ctx
     return r;
 }
 
+static int plugin_reload(struct kvl_instance *instance, const struct kvl_open_params *params,
+                         uint32_t *restart_out, struct kvl_err *err)
+{
+    struct kvl_open_params own;
+    int r = enter(instance);
+
+    if (r == 0) {
+        r = take_params(params, &own, err);
+    }
+    return r < 0 ? r : kvl_core_reload(instance, &own, restart_out, err);
+}
+
 static const struct kvl_plugin plugin = {
     .magic = KVL_PLUGIN_MAGIC,
     .size = sizeof(struct kvl_plugin),
@@ -226,6 +238,7 @@ static const struct kvl_plugin plugin = {
     .probe = plugin_probe,
     .health = plugin_health,
     .stats = plugin_stats,
+    .reload = plugin_reload,
 };
 
 KVL_EXPORT const struct kvl_plugin *kvlane_plugin_v1(void)

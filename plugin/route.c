@@ -56,23 +56,89 @@ static void read_required(const struct kvl_config_section *section, struct kvl_b
     }
 }
 
+/* Core's and backend's settings out of one section, into fresh records. */
+static int read_section(struct kvl_config *config, const struct kvl_config_section *section,
+                        const struct kvl_backend *backend, struct kvl_settings both[2])
+{
+    both[0] = (struct kvl_settings){
+        .options = core_options,
+        .option_count = sizeof(core_options) / sizeof(core_options[0]),
+    };
+    both[1] = (struct kvl_settings){
+        .options = backend->module.desc.options,
+        .option_count = backend->module.desc.option_count,
+    };
+    return kvl_config_apply(config, section, both, 2);
+}
+
 static int read_settings(const struct kvl_route_context *context,
                          const struct kvl_config_section *section, struct kvl_backend *backend)
 {
-    struct kvl_settings both[2] = {
-        {.options = core_options,
-         .option_count = sizeof(core_options) / sizeof(core_options[0])},
-        {.options = backend->module.desc.options,
-         .option_count = backend->module.desc.option_count},
-    };
-    int r = kvl_config_apply(context->config, section, both, 2);
+    struct kvl_settings both[2];
+    int r = read_section(context->config, section, backend, both);
 
     if (r == 0) {
-        backend->put_to = kvl_settings_get(&both[0], "put_to")->number != 0;
+        atomic_store(&backend->put_to, kvl_settings_get(&both[0], "put_to")->number != 0);
     }
     kvl_settings_fini(&both[0]);
     backend->settings = both[1];
     return r;
+}
+
+/* Keeps the old value of what cannot change, so that host->setting stays true. */
+static int merge_settings(const struct kvl_backend *backend, struct kvl_settings *fresh,
+                          uint32_t *restart_out)
+{
+    for (uint32_t i = 0; i < fresh->option_count; i++) {
+        const struct kvl_option *option = &fresh->options[i];
+        const struct kvl_setting *old = &backend->settings.values[i];
+        char *text;
+
+        if (strcmp(old->text, fresh->values[i].text) == 0 ||
+            ((option->flags & KVL_OPTION_RELOADABLE) != 0 && backend->module.ops.reload != NULL)) {
+            continue;
+        }
+        kvl_warn(&backend->log, "%s: the new value of '%s' needs a restart, the old one stays",
+                 backend->name, option->name);
+        ++*restart_out;
+        text = strdup(old->text);
+        if (text == NULL) {
+            return -ENOMEM;
+        }
+        free((void *)(uintptr_t)fresh->values[i].text);
+        fresh->values[i] = *old;
+        fresh->values[i].text = text;
+    }
+    return 0;
+}
+
+int kvl_backend_reload(struct kvl_backend *backend, struct kvl_config *config,
+                       const struct kvl_config_section *section, int apply, uint32_t *restart_out,
+                       struct kvl_err *err)
+{
+    struct kvl_settings both[2];
+    struct kvl_settings *old;
+    int r = read_section(config, section, backend, both);
+
+    if (r == 0 && apply) {
+        r = merge_settings(backend, &both[1], restart_out);
+    }
+    old = r == 0 && apply ? realloc(backend->old_settings,
+                                    (backend->old_count + 1) * sizeof(*backend->old_settings))
+                          : NULL;
+    if (old == NULL) {
+        kvl_settings_fini(&both[0]);
+        kvl_settings_fini(&both[1]);
+        return r < 0 ? r : apply ? -ENOMEM : 0;
+    }
+    backend->old_settings = old;
+    backend->old_settings[backend->old_count++] = backend->settings;
+    backend->settings = both[1];
+    atomic_store(&backend->put_to, kvl_settings_get(&both[0], "put_to")->number != 0);
+    kvl_settings_fini(&both[0]);
+    return backend->module.ops.reload != NULL && kvl_backend_is_running(backend)
+               ? backend->module.ops.reload(backend->self, err)
+               : 0;
 }
 
 /* The backend's own check, or its create. Not called when the file has errors already. */
@@ -132,6 +198,7 @@ int kvl_backend_create(const struct kvl_route_context *context,
         kvl_log_make(context->log, context->log_ctx, backend->name, context->log_level);
     backend->store = context->store;
     backend->flights = context->flights;
+    backend->watcher = context->watcher;
     kvl_host_init(backend);
     read_required(section, backend);
     r = kvl_module_init(&backend->module, context->module_path, word, err);
@@ -172,17 +239,27 @@ int kvl_backend_start(struct kvl_backend *backend, struct kvl_err *err)
     return leave_out(backend, r, err);
 }
 
+void kvl_backend_stop(struct kvl_backend *backend)
+{
+    if (kvl_backend_is_running(backend)) {
+        backend->module.ops.stop(backend->self);
+        atomic_store_explicit(&backend->state, KVL_BACKEND_STOPPED, memory_order_release);
+    }
+}
+
 void kvl_backend_destroy(struct kvl_backend *backend)
 {
     if (backend == NULL) {
         return;
     }
-    if (kvl_backend_is_running(backend)) {
-        backend->module.ops.stop(backend->self);
-    }
+    kvl_backend_stop(backend);
     if (backend->self != NULL) {
         backend->module.ops.destroy(backend->self);
     }
+    for (size_t i = 0; i < backend->old_count; i++) {
+        kvl_settings_fini(&backend->old_settings[i]);
+    }
+    free(backend->old_settings);
     kvl_settings_fini(&backend->settings);
     kvl_module_fini(&backend->module);
     free(backend);

@@ -29,15 +29,24 @@ enum kvl_backend_state {
     KVL_BACKEND_STOPPED,
 };
 
+/** How a backend sees the whole instance, without knowing what that is. */
+struct kvl_watcher {
+    void *ctx;
+    void (*stats)(void *ctx, kvl_stat_fn fn, void *fn_ctx);
+    int (*health)(void *ctx, uint32_t location, struct kvl_health *health_out);
+};
+
 struct kvl_backend {
     struct kvl_host host; /* what the backend sees; host.ctx is this record */
     char name[KVL_CONFIG_NAME_MAX + 1]; /* INI section */
     uint32_t index; /* place in the route; location - KVL_LOCATION_BACKEND */
     struct kvl_module module;
     struct kvl_settings settings; /* the backend's own options */
+    struct kvl_settings *old_settings; /* owned; of before each reload: texts live as long as we */
+    size_t old_count;
     struct kvl_log log;
     enum kvl_required required;
-    int put_to;
+    atomic_int put_to;
     uint64_t caps; /* that hold in this role */
     struct kvl_limits limits;
     void *self;
@@ -49,6 +58,7 @@ struct kvl_backend {
     atomic_uint_fast64_t failures; /* items that ended in an error other than a miss */
     struct kvl_store *store; /* borrowed from the instance, outlives us */
     struct kvl_flights *flights; /* borrowed likewise */
+    const struct kvl_watcher *watcher; /* borrowed likewise */
 };
 
 /** The backends of an instance, in the order of the INI file. Fixed once open() is done. */
@@ -66,6 +76,7 @@ struct kvl_route_context {
     int log_level;
     struct kvl_store *store;
     struct kvl_flights *flights;
+    const struct kvl_watcher *watcher;
 };
 
 /**
@@ -80,6 +91,18 @@ int kvl_backend_create(const struct kvl_route_context *context,
 
 /** Starts it. A failure counts only when the file requires the backend. */
 int kvl_backend_start(struct kvl_backend *backend, struct kvl_err *err);
+
+/**
+ * Reads the section again: checks it, and with `apply` takes over what may change.
+ * @return 0; -ENOMEM; with `apply` what the backend answered, with err->text. Errors of the file go
+ *         into the config; *restart_out grows by what differs and cannot change.
+ */
+int kvl_backend_reload(struct kvl_backend *backend, struct kvl_config *config,
+                       const struct kvl_config_section *section, int apply, uint32_t *restart_out,
+                       struct kvl_err *err);
+
+/** Stops it when it runs. Its counters may still be read. */
+void kvl_backend_stop(struct kvl_backend *backend);
 
 /** Ends it from any state. Takes NULL. */
 void kvl_backend_destroy(struct kvl_backend *backend);

@@ -617,13 +617,18 @@ int kvl_store_remove(struct kvl_store *store, const struct kvl_key *key)
     return at == NONE ? -ENOENT : 0;
 }
 
+void kvl_store_set_max_chunks(struct kvl_store *store, uint64_t max_chunks)
+{
+    pthread_mutex_lock(&store->lock);
+    store->max_chunks = max_chunks;
+    pthread_mutex_unlock(&store->lock);
+}
+
 void kvl_store_trim(struct kvl_store *store)
 {
-    if (store->max_chunks == 0) {
-        return;
-    }
     pthread_mutex_lock(&store->lock);
-    while (store->stats.chunks > store->max_chunks && evict_one(store) == 0) {
+    while (store->max_chunks != 0 && store->stats.chunks > store->max_chunks &&
+           evict_one(store) == 0) {
     }
     pthread_mutex_unlock(&store->lock);
 }

@@ -90,6 +90,9 @@ int kvl_store_abort(struct kvl_store *store, uint64_t slot);
 /** 0 or -ENOENT. Leases stay valid. */
 int kvl_store_remove(struct kvl_store *store, const struct kvl_key *key);
 
+/** Changes the limit that kvl_store_trim keeps; 0 = none. */
+void kvl_store_set_max_chunks(struct kvl_store *store, uint64_t max_chunks);
+
 /** Evicts until there are at most max_chunks. */
 void kvl_store_trim(struct kvl_store *store);
 

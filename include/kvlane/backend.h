@@ -144,7 +144,7 @@ struct kvl_backend_ops {
     /** Asks to end a batch early. It still completes once. Unknown cookies are ignored. */
     void (*cancel)(void *self, uint64_t cookie);
 
-    /* ---- watch: optional ---- */
+    /* ---- watch: optional; from any thread, until destroy ---- */
 
     /** Fills limits for this instance; after create. Does not block. */
     void (*get_limits)(void *self, struct kvl_limits *limits_out);
@@ -154,8 +154,16 @@ struct kvl_backend_ops {
 
     /** Calls `fn` once per counter. Does not block. */
     void (*get_stats)(void *self, kvl_stat_fn fn, void *ctx);
+
+    /**
+     * Takes over the options marked KVL_OPTION_RELOADABLE, which host->setting gives with their new
+     * values; the others have not changed. Running, never together with another life call.
+     * Optional: without it no option of the backend can be reloaded.
+     * @return 0; a code and err->text when it goes on with what it had.
+     */
+    int (*reload)(void *self, struct kvl_err *err);
 };
-KVL_STATIC_ASSERT(sizeof(struct kvl_backend_ops) == 144, "append slots, bump the minor version");
+KVL_STATIC_ASSERT(sizeof(struct kvl_backend_ops) == 152, "append slots, bump the minor version");
 
 struct kvl_backend_desc {
     /* The first five fields are frozen for ever. */

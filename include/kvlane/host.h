@@ -38,7 +38,7 @@ struct kvl_host {
     uint64_t (*now_ms)(const struct kvl_host *host);
 
     /**
-     * Reads a setting of the instance's INI section.
+     * Reads a setting of the instance's INI section. Only from create, check, start and reload.
      * @return 0; -ENOENT when the option table has no such name.
      */
     int (*setting)(const struct kvl_host *host, const char *name, struct kvl_setting *out);
@@ -129,6 +129,14 @@ struct kvl_host {
 
     /** Largest chunk the store can take, in bytes. */
     uint64_t (*store_max_bytes)(const struct kvl_host *host);
+
+    /* ---- watch, for a backend that shows the instance to people and machines ---- */
+
+    /** Calls `fn` once per counter of the whole instance, as kvl_plugin.stats. Does not block. */
+    int (*stats)(const struct kvl_host *host, kvl_stat_fn fn, void *ctx);
+
+    /** Record of a location, as kvl_plugin.health: 1 = own store, then the backends. */
+    int (*health)(const struct kvl_host *host, uint32_t location, struct kvl_health *health_out);
 };
 
 KVL_EXTERN_C_END

@@ -39,7 +39,7 @@ struct kvl_log {
     kvl_log_fn write;
     void *ctx;
     const char *component;
-    int32_t level; /* lines above it are dropped */
+    int32_t level; /* lines above it are dropped; may change at any time */
     uint32_t reserved; /* 0 */
 };
 KVL_STATIC_ASSERT(sizeof(struct kvl_log) == 32, "struct kvl_log is part of the ABI");
@@ -66,7 +66,7 @@ static inline void kvl_log_write(const struct kvl_log *log, int level, const cha
 #define kvl_log_at(log, lvl, ...)                                                                  \
     do {                                                                                           \
         const struct kvl_log *kvl_log_ = (log);                                                    \
-        if (kvl_log_->level >= (lvl)) {                                                            \
+        if (__atomic_load_n(&kvl_log_->level, __ATOMIC_RELAXED) >= (lvl)) {                                                            \
             kvl_log_write(kvl_log_, (lvl), __FILE__, __LINE__, __VA_ARGS__);                       \
         }                                                                                          \
     } while (0)

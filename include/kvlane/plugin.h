@@ -197,8 +197,18 @@ struct kvl_plugin {
 
     /** Calls `fn` once per counter: `store_...`, `core_...`, `<section>_...`. Does not block. */
     int (*stats)(struct kvl_instance *instance, kvl_stat_fn fn, void *ctx);
+
+    /**
+     * Reads the INI file again and takes over what can change under load: log_level, deadline,
+     * max_chunks, put_to, and the options that backends mark as reloadable. With an error in the
+     * file nothing changes. What differs and needs a restart is left as it is and logged.
+     * @param restart_out  NULL, or how many differences need a restart
+     * @return 0; -EINVAL and all errors in err->text; what a backend answered.
+     */
+    int (*reload)(struct kvl_instance *instance, const struct kvl_open_params *params,
+                  uint32_t *restart_out, struct kvl_err *err);
 };
-KVL_STATIC_ASSERT(sizeof(struct kvl_plugin) == 168, "append slots, bump the minor version");
+KVL_STATIC_ASSERT(sizeof(struct kvl_plugin) == 176, "append slots, bump the minor version");
 
 /** Type of the entry. Re-entrant, no side effect, the same answer each time. */
 typedef const struct kvl_plugin *(*kvl_plugin_entry_fn)(void);
