@@ -22,6 +22,7 @@
 #define BYTES 4096u
 /* What a call may take beyond its deadline on a busy machine, sanitizers included. */
 #define SLACK_MS 3000u
+#define ROUNDS 200
 
 static struct engine engine;
 static uint8_t data[BYTES];
@@ -581,51 +582,94 @@ static void test_a_child_may_open_its_own(void **state)
     close_clean();
 }
 
-static void *worker(void *arg)
+struct worker {
+    pthread_t thread;
+    char key[8];
+    char wrong[200]; /* "" while all is well */
+};
+
+static void worker_note(struct worker *worker, int round, const char *what, int r, int status)
 {
-    const char *own = arg;
+    if (worker->wrong[0] == '\0') {
+        (void)snprintf(worker->wrong, sizeof(worker->wrong), "%s, round %d: %s: %d, item %d",
+                       worker->key, round, what, r, status);
+    }
+}
+
+static void worker_round(struct worker *worker, int i)
+{
     uint8_t bytes[BYTES];
     struct engine_batch batch;
-    uintptr_t wrong = 0;
+    char shared[16];
+    int r;
+
+    memset(bytes, i, sizeof(bytes));
+    engine_batch_init(&batch, 20000);
+    (void)engine_batch_add(&batch, worker->key, bytes, sizeof(bytes));
+    batch.batch.flags = KVL_BATCH_OVERWRITE;
+    r = engine.plugin->save(engine.instance, &batch.batch, &batch.result, NULL);
+    if (r != 0 || batch.status[0] != 0) {
+        worker_note(worker, i, "save", r, batch.status[0]);
+    }
+
+    /* a chunk that nobody loaded before, or somebody loads just now: it fails over each time */
+    (void)snprintf(shared, sizeof(shared), "s%d", i);
+    memset(bytes, 0xff, sizeof(bytes));
+    engine_batch_init(&batch, 20000);
+    (void)engine_batch_add(&batch, shared, bytes, sizeof(bytes));
+    r = engine.plugin->load(engine.instance, &batch.batch, &batch.result, NULL);
+    if (r != 0 || batch.status[0] != 0) {
+        worker_note(worker, i, "load of the shared chunk", r, batch.status[0]);
+    } else if (engine_preload_differs(shared, bytes, sizeof(bytes)) != 0) {
+        worker_note(worker, i, "bytes of the shared chunk", bytes[0], bytes[BYTES - 1]);
+    }
+
+    engine_batch_init(&batch, 20000);
+    (void)engine_batch_add(&batch, worker->key, bytes, sizeof(bytes));
+    r = engine.plugin->load(engine.instance, &batch.batch, &batch.result, NULL);
+    if (r != 0 || batch.status[0] != 0) {
+        worker_note(worker, i, "load of the own chunk", r, batch.status[0]);
+    } else if (bytes[0] != i || bytes[BYTES - 1] != i) {
+        worker_note(worker, i, "bytes of the own chunk", bytes[0], bytes[BYTES - 1]);
+    }
+}
+
+static void *worker_run(void *arg)
+{
     int i;
 
-    for (i = 0; i < 100; i++) {
-        memset(bytes, i, sizeof(bytes));
-        engine_batch_init(&batch, 20000);
-        (void)engine_batch_add(&batch, own, bytes, sizeof(bytes));
-        batch.batch.flags = KVL_BATCH_OVERWRITE;
-        wrong += engine.plugin->save(engine.instance, &batch.batch, &batch.result, NULL) != 0;
-
-        memset(bytes, 0xff, sizeof(bytes));
-        engine_batch_init(&batch, 20000);
-        (void)engine_batch_add(&batch, "shared", bytes, sizeof(bytes));
-        wrong += engine.plugin->load(engine.instance, &batch.batch, &batch.result, NULL) != 0;
-        wrong += batch.status[0] != 0 || engine_preload_differs("shared", bytes, sizeof(bytes));
-
-        engine_batch_init(&batch, 20000);
-        (void)engine_batch_add(&batch, own, bytes, sizeof(bytes));
-        wrong += engine.plugin->load(engine.instance, &batch.batch, &batch.result, NULL) != 0;
-        wrong += batch.status[0] != 0 || bytes[0] != i || bytes[BYTES - 1] != i;
+    for (i = 0; i < ROUNDS; i++) {
+        worker_round(arg, i);
     }
-    return (void *)wrong;
+    return NULL;
 }
 
 static void test_threads_at_once(void **state)
 {
-    static char names[4][8] = {"own 0", "own 1", "own 2", "own 3"};
-    pthread_t threads[4];
-    void *wrong;
+    static struct worker workers[4];
+    char keys[ROUNDS * 8] = "";
+    char ini[sizeof(keys) + 200];
+    size_t used = 0;
     int i;
 
     (void)state;
-    open_start("[mock_flaky]\nshelf = t1\npreload = shared\n"
-               "[mock_good]\nshelf = t2\npreload = shared\nput_to = yes\n");
+    for (i = 0; i < ROUNDS; i++) {
+        used += (size_t)snprintf(keys + used, sizeof(keys) - used, "s%d ", i);
+    }
+    (void)snprintf(ini, sizeof(ini),
+                   "[mock_flaky]\n[mock_good]\nshelf = t2\nput_to = yes\npreload = %s\n", keys);
+    open_start(ini);
     for (i = 0; i < 4; i++) {
-        assert_int_equal(pthread_create(&threads[i], NULL, worker, names[i]), 0);
+        (void)snprintf(workers[i].key, sizeof(workers[i].key), "own %d", i);
+        assert_int_equal(pthread_create(&workers[i].thread, NULL, worker_run, &workers[i]), 0);
     }
     for (i = 0; i < 4; i++) {
-        assert_int_equal(pthread_join(threads[i], &wrong), 0);
-        assert_null(wrong);
+        assert_int_equal(pthread_join(workers[i].thread, NULL), 0);
+    }
+    for (i = 0; i < 4; i++) {
+        if (workers[i].wrong[0] != '\0') {
+            fail_msg("%s", workers[i].wrong);
+        }
     }
     close_clean();
 }
