@@ -290,6 +290,21 @@ static int watcher_health(void *ctx, uint32_t location, struct kvl_health *healt
     return kvl_core_health(ctx, location, health_out);
 }
 
+static int watcher_fetch(void *ctx, const struct kvl_key *key, uint32_t flags, kvl_fetch_fn fn,
+                         void *fn_ctx)
+{
+    struct kvl_instance *instance = ctx;
+
+    return kvl_tier_fetch(atomic_load(&instance->tier), key, flags, fn, fn_ctx);
+}
+
+static void watcher_removed(void *ctx, const struct kvl_key *key)
+{
+    struct kvl_instance *instance = ctx;
+
+    kvl_tier_removed(atomic_load(&instance->tier), key);
+}
+
 static int build(const struct kvl_open_params *params, int create,
                  struct kvl_instance **instance_out, struct kvl_err *err)
 {
@@ -301,7 +316,13 @@ static int build(const struct kvl_open_params *params, int create,
         return kvl_err_set(err, -ENOMEM, 0, "core: no memory");
     }
     pthread_mutex_init(&instance->life, NULL);
-    instance->watcher = (struct kvl_watcher){instance, watcher_stats, watcher_health};
+    instance->watcher = (struct kvl_watcher){
+        .ctx = instance,
+        .stats = watcher_stats,
+        .health = watcher_health,
+        .fetch = watcher_fetch,
+        .removed = watcher_removed,
+    };
     instance->fork_generation = kvl_core_fork_generation();
     instance->log = kvl_log_make(params->log, params->log_ctx, "core", KVL_LOG_INFO);
     r = plan_init(&plan, params, err);
@@ -435,6 +456,21 @@ int kvl_core_reload(struct kvl_instance *instance, const struct kvl_open_params 
 
 /* ---- start and close ---- */
 
+static int start_tier(struct kvl_instance *instance, struct kvl_err *err)
+{
+    struct kvl_tier *tier = NULL;
+    int r = atomic_load(&instance->tier) == NULL ? kvl_tier_start(instance, &tier) : 0;
+
+    if (r < 0) {
+        return kvl_err_set(err, r, 0, "core: cannot start the threads of the tier below: %s",
+                           strerror(-r));
+    }
+    if (tier != NULL) {
+        atomic_store(&instance->tier, tier);
+    }
+    return 0;
+}
+
 static int start_all(struct kvl_instance *instance, struct kvl_err *err)
 {
     struct kvl_err scratch = {.size = sizeof(scratch)};
@@ -451,6 +487,10 @@ static int start_all(struct kvl_instance *instance, struct kvl_err *err)
             kvl_error(&instance->log, "%s", scratch.text);
             return kvl_err_set(err, r, scratch.os_errno, "%s", scratch.text);
         }
+    }
+    r = start_tier(instance, err);
+    if (r < 0) {
+        return r;
     }
     if (instance->stats_socket != NULL && instance->stats_socket[0] != '\0') {
         r = kvl_watch_start(instance, instance->stats_socket, &instance->watch, &scratch);
@@ -480,18 +520,20 @@ int kvl_core_start(struct kvl_instance *instance, struct kvl_err *err)
     return r;
 }
 
-static int drain_all(struct kvl_instance *instance, uint64_t deadline_ms)
+/* Serving backends first (`serve` 1): what their peers still send is to be written below. */
+static int drain_backends(struct kvl_instance *instance, uint64_t deadline_ms, int serve)
 {
     int r = 0;
 
     for (uint32_t i = 0; i < instance->route.count; i++) {
         const struct kvl_backend *backend = instance->route.backends[i];
 
-        if (kvl_backend_is_running(backend) && backend->module.ops.quiesce != NULL) {
+        if (((backend->caps & KVL_CAP_SERVE) != 0) == serve && kvl_backend_is_running(backend) &&
+            backend->module.ops.quiesce != NULL) {
             backend->module.ops.quiesce(backend->self);
         }
     }
-    if (kvl_flights_drain(instance->flights, deadline_ms) < 0) {
+    if (!serve && kvl_flights_drain(instance->flights, deadline_ms) < 0) {
         kvl_warn(&instance->log, "core: transfers were still under way at the deadline of close, "
                                  "cutting them off");
         r = -ETIMEDOUT;
@@ -499,7 +541,8 @@ static int drain_all(struct kvl_instance *instance, uint64_t deadline_ms)
     for (uint32_t i = 0; i < instance->route.count; i++) {
         const struct kvl_backend *backend = instance->route.backends[i];
 
-        if (kvl_backend_is_running(backend) && backend->module.ops.drain != NULL &&
+        if (((backend->caps & KVL_CAP_SERVE) != 0) == serve && kvl_backend_is_running(backend) &&
+            backend->module.ops.drain != NULL &&
             backend->module.ops.drain(backend->self, deadline_ms) < 0) {
             kvl_warn(&instance->log,
                      "core: backend '%s' still had work at the deadline, cutting it off",
@@ -508,6 +551,18 @@ static int drain_all(struct kvl_instance *instance, uint64_t deadline_ms)
         }
     }
     return r;
+}
+
+static int drain_all(struct kvl_instance *instance, uint64_t deadline_ms)
+{
+    struct kvl_tier *tier = atomic_load(&instance->tier);
+    int served = drain_backends(instance, deadline_ms, 1);
+    int drained;
+
+    kvl_tier_flush(tier, deadline_ms);
+    kvl_tier_stop(tier);
+    drained = drain_backends(instance, deadline_ms, 0);
+    return served < 0 ? served : drained;
 }
 
 int kvl_core_close(struct kvl_instance *instance, uint64_t deadline_ms)
@@ -528,6 +583,7 @@ int kvl_core_close(struct kvl_instance *instance, uint64_t deadline_ms)
         kvl_backend_destroy(instance->route.backends[i]);
     }
     instance->route.count = 0;
+    kvl_tier_destroy(atomic_load(&instance->tier));
     lost = kvl_flights_destroy(instance->flights);
     instance->flights = NULL;
     out = kvl_store_destroy(instance->store);

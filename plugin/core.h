@@ -14,6 +14,7 @@
 #include "route.h"
 #include "stats.h"
 #include "store.h"
+#include "tier.h"
 #include "watch.h"
 
 struct kvl_instance {
@@ -30,6 +31,7 @@ struct kvl_instance {
     struct kvl_route route;
     struct kvl_counters counters;
     struct kvl_watch *watch;
+    struct kvl_tier *_Atomic tier; /* NULL = none */
     struct kvl_watcher watcher; /* how backends see us */
     /* What the file said last, to tell what a reload changes. */
     struct kvl_settings kvlane_settings;

@@ -16,6 +16,18 @@ int kvl_drive_any(const struct kvl_instance *instance, uint64_t caps)
     return 0;
 }
 
+uint32_t kvl_drive_below(const struct kvl_instance *instance)
+{
+    uint32_t mask = 0;
+
+    for (uint32_t i = 0; i < instance->route.count; i++) {
+        struct kvl_backend *backend = instance->route.backends[i];
+
+        mask |= (uint32_t)(atomic_load(&backend->put_to) == KVL_PUT_EVICTED) << i;
+    }
+    return mask;
+}
+
 static uint32_t first_of(const struct kvl_instance *instance, uint32_t mask, uint64_t caps)
 {
     for (uint32_t i = 0; i < instance->route.count; i++) {
@@ -31,8 +43,12 @@ static uint32_t first_of(const struct kvl_instance *instance, uint32_t mask, uin
 static uint32_t choose(const struct kvl_instance *instance, const struct kvl_op *op,
                        const struct kvl_op_item *item)
 {
-    const uint32_t untried = ~item->tried;
+    uint32_t untried = ~item->tried;
     uint32_t who;
+
+    if (kvl_registry_is_blocked(instance->registry, item->hash)) {
+        untried &= ~kvl_drive_below(instance);
+    }
 
     if (op->kind == KVL_OP_LOOKUP) {
         return first_of(instance, untried, KVL_CAP_LOOKUP);
@@ -131,6 +147,8 @@ uint32_t kvl_drive_advance(struct kvl_instance *instance, struct kvl_op *op)
 {
     const uint32_t count = op->item_count;
     uint32_t *lists;
+    uint32_t pending;
+    uint32_t open;
 
     if ((op->kind != KVL_OP_LOOKUP && op->kind != KVL_OP_LOAD) || count == 0) {
         return kvl_op_pending(op);
@@ -140,12 +158,17 @@ uint32_t kvl_drive_advance(struct kvl_instance *instance, struct kvl_op *op)
         give_up(op, -ENOMEM);
         return kvl_op_pending(op);
     }
-    /* A refusal leaves items open for the next backend: each round rules out at least one. */
-    while (ask_round(instance, op, lists, lists + count, (uint8_t *)(lists + 2 * (size_t)count)) >
-           0) {
-    }
+    /* A refusal leaves items open for the next backend: each round rules out at least one. And a
+     * flight may land with a failure right after the last round looked: the op is done only when
+     * nothing is under way and nothing is open. */
+    do {
+        while (ask_round(instance, op, lists, lists + count,
+                         (uint8_t *)(lists + 2 * (size_t)count)) > 0) {
+        }
+        pending = kvl_op_pending(op);
+    } while (pending == 0 && kvl_op_open_items(op, &open, 1) > 0);
     free(lists);
-    return kvl_op_pending(op);
+    return pending;
 }
 
 int kvl_drive(struct kvl_instance *instance, struct kvl_op *op, uint64_t deadline_ms)

@@ -18,6 +18,9 @@ static inline int kvl_drive_can(const struct kvl_backend *backend, uint64_t caps
 /** True when some backend can. */
 int kvl_drive_any(const struct kvl_instance *instance, uint64_t caps);
 
+/** Bit per backend with `put_to = evicted`, running or not. */
+uint32_t kvl_drive_below(const struct kvl_instance *instance);
+
 /** Sends the items that `item->want` names to their backends, from item `first` on. */
 void kvl_drive_spread(struct kvl_instance *instance, struct kvl_op *op, uint32_t first);
 

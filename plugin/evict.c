@@ -120,12 +120,12 @@ void kvl_evict_touch(struct kvl_evict *evict, uint32_t index)
     }
 }
 
-static uint32_t victim_lru(struct kvl_evict *evict)
+static uint32_t victim_lru(struct kvl_evict *evict, uint32_t looks)
 {
     uint32_t at = evict->queues[FIRST].oldest;
 
     while (at != NONE && evict->is_busy(evict->ctx, at)) {
-        at = node_at(evict, at)->newer;
+        at = --looks > 0 ? node_at(evict, at)->newer : NONE;
     }
     return at;
 }
@@ -135,12 +135,13 @@ static uint32_t victim_lru(struct kvl_evict *evict)
  * little here: a prefix comes back minutes later, not at once. Measured on an hour of chat traffic,
  * a half hits more than a tenth, a quarter or three quarters, and more than sieve.
  */
-static uint32_t victim_s3fifo(struct kvl_evict *evict)
+static uint32_t victim_s3fifo(struct kvl_evict *evict, uint32_t most)
 {
+    const uint64_t all = (MOST_USES + 2) * (uint64_t)evict->count + 1;
     struct kvl_evict_queue *small = &evict->queues[FIRST];
     struct kvl_evict_queue *main = &evict->queues[MAIN];
 
-    for (uint64_t looks = (MOST_USES + 2) * (uint64_t)evict->count + 1; looks > 0; looks--) {
+    for (uint64_t looks = most < all ? most : all; looks > 0; looks--) {
         const int from_small =
             small->oldest != NONE &&
             (main->oldest == NONE || small->weight >= main->weight);
@@ -164,9 +165,10 @@ static uint32_t victim_s3fifo(struct kvl_evict *evict)
     return NONE;
 }
 
-uint32_t kvl_evict_victim(struct kvl_evict *evict)
+uint32_t kvl_evict_victim(struct kvl_evict *evict, uint32_t looks)
 {
-    return evict->policy == KVL_EVICT_S3FIFO ? victim_s3fifo(evict) : victim_lru(evict);
+    return evict->policy == KVL_EVICT_S3FIFO ? victim_s3fifo(evict, looks)
+                                              : victim_lru(evict, looks);
 }
 
 uint32_t kvl_evict_ahead(struct kvl_evict *evict, uint32_t index)

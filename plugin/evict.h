@@ -56,8 +56,14 @@ void kvl_evict_drop(struct kvl_evict *evict, uint32_t index);
 /** The entry was used. */
 void kvl_evict_touch(struct kvl_evict *evict, uint32_t index);
 
-/** Who goes next; it is still inside. KVL_EVICT_NONE when all are busy. */
-uint32_t kvl_evict_victim(struct kvl_evict *evict);
+/**
+ * Who goes next; it is still inside. At most `looks` entries are looked at.
+ * @return KVL_EVICT_NONE when all of these are busy.
+ */
+uint32_t kvl_evict_victim(struct kvl_evict *evict, uint32_t looks);
+
+/** Enough looks to find whoever is not busy. */
+#define KVL_EVICT_ALL UINT32_MAX
 
 /**
  * The entry after `index` on the way to eviction, beginning with KVL_EVICT_NONE, for one that looks

@@ -357,6 +357,9 @@ static void land_cargo(struct kvl_flights *flights, struct kvl_flight *flight,
         cargo->status = cargo_status(done, i);
         if (flight->kind == KVL_OP_LOAD) {
             land_read(flights, cargo);
+            if (cargo->has_view && atomic_load(&flight->backend->put_to) == KVL_PUT_EVICTED) {
+                kvl_store_mark_written(flights->store, cargo->view.lease);
+            }
         }
         if (cargo->status == 0 && flight->kind != KVL_OP_REMOVE) {
             kvl_registry_publish(flights->registry, cargo->hash, index);

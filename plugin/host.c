@@ -113,7 +113,19 @@ static int host_store_abort(const struct kvl_host *host, uint64_t slot)
 
 static int host_store_remove(const struct kvl_host *host, const struct kvl_key *key)
 {
-    return kvl_store_remove(backend_of(host)->store, key);
+    const struct kvl_watcher *watcher = backend_of(host)->watcher;
+    int r = kvl_store_remove(backend_of(host)->store, key);
+
+    watcher->removed(watcher->ctx, key);
+    return r;
+}
+
+static int host_store_fetch(const struct kvl_host *host, const struct kvl_key *key,
+                            uint32_t flags, kvl_fetch_fn fn, void *ctx)
+{
+    const struct kvl_watcher *watcher = backend_of(host)->watcher;
+
+    return watcher->fetch(watcher->ctx, key, flags, fn, ctx);
 }
 
 static int host_store_list(const struct kvl_host *host, kvl_key_fn fn, void *ctx)
@@ -168,6 +180,7 @@ void kvl_host_init(struct kvl_backend *backend)
         .store_remove = host_store_remove,
         .store_list = host_store_list,
         .store_max_bytes = host_store_max_bytes,
+        .store_fetch = host_store_fetch,
         .stats = host_stats,
         .health = host_health,
     };

@@ -190,6 +190,29 @@ int kvl_move_remove(struct kvl_instance *instance, const struct kvl_batch *batch
     return r;
 }
 
+int kvl_move_remove_below(struct kvl_instance *instance, const struct kvl_batch *batch)
+{
+    struct kvl_op *op;
+    uint32_t want = 0;
+    int r;
+
+    for (uint32_t b = 0; b < instance->route.count; b++) {
+        want |= (uint32_t)kvl_drive_can(instance->route.backends[b], KVL_CAP_REMOVE) << b;
+    }
+    want &= kvl_drive_below(instance);
+    op = want != 0 ? kvl_answer_op(instance, KVL_OP_REMOVE, batch) : NULL;
+    if (op == NULL) {
+        return want != 0 ? -ENOMEM : 0;
+    }
+    for (uint32_t i = 0; i < batch->count; i++) {
+        kvl_op_add(op, batch, i)->want = want;
+    }
+    kvl_drive_spread(instance, op, 0);
+    r = kvl_drive(instance, op, KVL_NEVER);
+    kvl_op_destroy(op);
+    return r;
+}
+
 /* ---- wait, list, probe ---- */
 
 int kvl_move_wait(struct kvl_instance *instance, uint64_t handle, uint64_t deadline_ms,

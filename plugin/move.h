@@ -17,6 +17,8 @@ int kvl_move_save(struct kvl_instance *instance, const struct kvl_batch *batch,
                   struct kvl_result *result, uint64_t *op_out);
 int kvl_move_remove(struct kvl_instance *instance, const struct kvl_batch *batch,
                     struct kvl_result *result, uint64_t *op_out);
+/** Removes chunks from the backends with `put_to = evicted` only, and waits. */
+int kvl_move_remove_below(struct kvl_instance *instance, const struct kvl_batch *batch);
 int kvl_move_wait(struct kvl_instance *instance, uint64_t op, uint64_t deadline_ms,
                   struct kvl_result *result);
 int kvl_move_list(struct kvl_instance *instance, uint32_t location, uint64_t deadline_ms,

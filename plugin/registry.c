@@ -9,6 +9,7 @@
 
 #define BUCKET_KEYS 5
 #define LOCKS 64u
+#define BLOCKED 4096u
 
 /* One cache line. A key with an empty mask is a free place. */
 struct bucket {
@@ -22,6 +23,7 @@ struct kvl_registry {
     struct bucket *buckets;
     uint64_t bucket_count; /* power of two */
     atomic_uint_fast64_t count;
+    atomic_uint blocked[BLOCKED];
     pthread_mutex_t locks[LOCKS]; /* lock i guards the buckets whose number ends in i */
 };
 
@@ -139,6 +141,21 @@ uint32_t kvl_registry_find(struct kvl_registry *registry, uint64_t hash)
 
     pthread_mutex_unlock(lock);
     return mask;
+}
+
+void kvl_registry_block(struct kvl_registry *registry, uint64_t hash)
+{
+    atomic_fetch_add(&registry->blocked[hash % BLOCKED], 1);
+}
+
+void kvl_registry_unblock(struct kvl_registry *registry, uint64_t hash)
+{
+    atomic_fetch_sub(&registry->blocked[hash % BLOCKED], 1);
+}
+
+int kvl_registry_is_blocked(const struct kvl_registry *registry, uint64_t hash)
+{
+    return atomic_load(&registry->blocked[hash % BLOCKED]) != 0;
 }
 
 uint64_t kvl_registry_count(const struct kvl_registry *registry)

@@ -28,6 +28,15 @@ void kvl_registry_withdraw(struct kvl_registry *registry, uint64_t hash, uint32_
 /** Bit i set: backend i may have it. */
 uint32_t kvl_registry_find(struct kvl_registry *registry, uint64_t hash);
 
+/**
+ * From block to unblock the tiers below must not be asked for the key: older bytes that they may
+ * have are about to be removed. Other keys may be blocked along with it. Counts: as many unblocks
+ * as blocks.
+ */
+void kvl_registry_block(struct kvl_registry *registry, uint64_t hash);
+void kvl_registry_unblock(struct kvl_registry *registry, uint64_t hash);
+int kvl_registry_is_blocked(const struct kvl_registry *registry, uint64_t hash);
+
 /** Keys known now. */
 uint64_t kvl_registry_count(const struct kvl_registry *registry);
 

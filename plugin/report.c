@@ -87,6 +87,7 @@ static void store_stats(struct kvl_instance *instance, struct prefixed *to)
     add_prefixed(to, "misses", stats.misses);
     add_prefixed(to, "evictions", stats.evictions);
     add_prefixed(to, "refused", stats.refused);
+    add_prefixed(to, "lost", stats.lost);
     add_prefixed(to, "corrupt", stats.corrupt);
     add_prefixed(to, "leases", stats.leases);
     add_prefixed(to, "reserved", stats.reserved);
@@ -119,6 +120,7 @@ void kvl_core_stats(struct kvl_instance *instance, kvl_stat_fn fn, void *ctx)
 
     store_stats(instance, &to);
     core_stats(instance, &to);
+    kvl_tier_stats(atomic_load(&instance->tier), fn, ctx);
     for (uint32_t i = 0; i < instance->route.count; i++) {
         const struct kvl_backend *backend = instance->route.backends[i];
 

@@ -14,9 +14,10 @@ static const struct kvl_option core_options[] = {
      .choices = "no|yes|auto",
      .help = "yes: refuse to open without it; no: warn and go on; auto: skip it quietly"},
     {.name = "put_to",
-     .type = KVL_OPTION_BOOL,
+     .type = KVL_OPTION_ENUM,
      .value = "no",
-     .help = "send saved chunks there"},
+     .choices = "no|yes|evicted",
+     .help = "yes: send saved chunks there; evicted: send what leaves the own store"},
 };
 
 static void name_word(const char *section, char *word, size_t size)
@@ -78,7 +79,7 @@ static int read_settings(const struct kvl_route_context *context,
     int r = read_section(context->config, section, backend, both);
 
     if (r == 0) {
-        atomic_store(&backend->put_to, kvl_settings_get(&both[0], "put_to")->number != 0);
+        atomic_store(&backend->put_to, (int)kvl_settings_get(&both[0], "put_to")->number);
     }
     kvl_settings_fini(&both[0]);
     backend->settings = both[1];
@@ -134,7 +135,7 @@ int kvl_backend_reload(struct kvl_backend *backend, struct kvl_config *config,
     backend->old_settings = old;
     backend->old_settings[backend->old_count++] = backend->settings;
     backend->settings = both[1];
-    atomic_store(&backend->put_to, kvl_settings_get(&both[0], "put_to")->number != 0);
+    atomic_store(&backend->put_to, (int)kvl_settings_get(&both[0], "put_to")->number);
     kvl_settings_fini(&both[0]);
     return backend->module.ops.reload != NULL && kvl_backend_is_running(backend)
                ? backend->module.ops.reload(backend->self, err)

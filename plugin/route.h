@@ -20,6 +20,9 @@
 /** Most backends of one instance: the registry keeps one bit for each. */
 #define KVL_ROUTE_MAX 32u
 
+/** What is sent to a backend. In the order of the option's words. */
+enum kvl_put_to { KVL_PUT_NO, KVL_PUT_YES, KVL_PUT_EVICTED };
+
 enum kvl_required { KVL_REQUIRED_NO, KVL_REQUIRED_YES, KVL_REQUIRED_AUTO };
 
 enum kvl_backend_state {
@@ -29,11 +32,14 @@ enum kvl_backend_state {
     KVL_BACKEND_STOPPED,
 };
 
-/** How a backend sees the whole instance, without knowing what that is. */
+/** How a backend reaches the whole instance, without knowing what that is. */
 struct kvl_watcher {
     void *ctx;
     void (*stats)(void *ctx, kvl_stat_fn fn, void *fn_ctx);
     int (*health)(void *ctx, uint32_t location, struct kvl_health *health_out);
+    int (*fetch)(void *ctx, const struct kvl_key *key, uint32_t flags, kvl_fetch_fn fn,
+                 void *fn_ctx);
+    void (*removed)(void *ctx, const struct kvl_key *key); /* a peer took it out of the store */
 };
 
 struct kvl_backend {
@@ -46,7 +52,7 @@ struct kvl_backend {
     size_t old_count;
     struct kvl_log log;
     enum kvl_required required;
-    atomic_int put_to;
+    atomic_int put_to; /* enum kvl_put_to */
     uint64_t caps; /* that hold in this role */
     struct kvl_limits limits;
     void *self;

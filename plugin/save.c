@@ -26,7 +26,7 @@ static uint32_t save_targets(const struct kvl_instance *instance, uint32_t flags
     for (uint32_t i = 0; (flags & KVL_BATCH_LOCAL_ONLY) == 0 && i < instance->route.count; i++) {
         const struct kvl_backend *backend = instance->route.backends[i];
 
-        if (atomic_load_explicit(&backend->put_to, memory_order_relaxed) && kvl_drive_can(backend, KVL_CAP_WRITE)) {
+        if (atomic_load_explicit(&backend->put_to, memory_order_relaxed) == KVL_PUT_YES && kvl_drive_can(backend, KVL_CAP_WRITE)) {
             mask |= 1u << i;
         }
     }

@@ -22,6 +22,9 @@ enum entry_state {
     ENTRY_GONE, /* out of the index, kept by its leases */
 };
 
+/* Is the chunk in the tier below, if there is one? */
+enum below_state { BELOW_NO, BELOW_TAKEN, BELOW_YES };
+
 struct entry {
     uint64_t hash;
     uint64_t bytes;
@@ -36,6 +39,7 @@ struct entry {
     uint8_t state;
     uint8_t has_span;
     uint8_t has_checksum;
+    uint8_t below; /* enum below_state */
     uint8_t key_length;
     char key[KVL_KEY_MAX];
 };
@@ -51,6 +55,8 @@ struct kvl_store {
     struct kvl_evict evict;
     uint64_t max_chunks;
     int checksum;
+    struct kvl_store_events events;
+    int spare_unwritten; /* evict only what the tier below has */
     struct kvl_store_stats stats;
 };
 
@@ -182,7 +188,10 @@ static uint64_t evict_hash(void *ctx, uint32_t index)
 
 static int evict_is_busy(void *ctx, uint32_t index)
 {
-    return entry_at(ctx, index)->leases > 0;
+    const struct kvl_store *store = ctx;
+    const struct entry *entry = entry_at(store, index);
+
+    return entry->leases > 0 || (store->spare_unwritten && entry->below != BELOW_YES);
 }
 
 /* ---- life of an entry ---- */
@@ -217,13 +226,29 @@ static void entry_hide(struct kvl_store *store, uint32_t index)
     }
 }
 
+/* How far to look for one that is safe below before one is lost: the lock is held meanwhile. */
+#define SPARE_LOOKS 256u
+
 /* Leased chunks are passed over: evicting them would free nothing. */
 static int evict_one(struct kvl_store *store)
 {
-    uint32_t at = kvl_evict_victim(&store->evict);
+    uint32_t at = NONE;
 
+    if (store->events.lost != NULL) {
+        store->spare_unwritten = 1;
+        at = kvl_evict_victim(&store->evict, SPARE_LOOKS);
+        store->spare_unwritten = 0;
+    }
+    at = at != NONE ? at : kvl_evict_victim(&store->evict, KVL_EVICT_ALL);
     if (at == NONE) {
         return -ENOMEM;
+    }
+    if (store->events.lost != NULL && entry_at(store, at)->below != BELOW_YES) {
+        const struct entry *entry = entry_at(store, at);
+        const struct kvl_key key = {.text = entry->key, .length = entry->key_length};
+
+        store->stats.lost++;
+        store->events.lost(store->events.ctx, &key);
     }
     entry_hide(store, at);
     store->stats.evictions++;
@@ -566,6 +591,7 @@ int kvl_store_commit(struct kvl_store *store, uint64_t slot, struct kvl_view *vi
         entry_hide(store, old);
     }
     entry->state = ENTRY_LIVE;
+    entry->below = BELOW_NO;
     store->stats.reserved--;
     store->stats.chunks++;
     store->stats.bytes += entry->bytes;
@@ -574,6 +600,9 @@ int kvl_store_commit(struct kvl_store *store, uint64_t slot, struct kvl_view *vi
     index_grow(store);
     if (view_out != NULL) {
         lease(store, index, view_out);
+    }
+    if (store->events.pressure != NULL && total_used(store) > store->arena.bytes / 4 * 3) {
+        store->events.pressure(store->events.ctx);
     }
     pthread_mutex_unlock(&store->lock);
     return 0;
@@ -621,6 +650,79 @@ void kvl_store_trim(struct kvl_store *store)
            evict_one(store) == 0) {
     }
     pthread_mutex_unlock(&store->lock);
+}
+
+/* ---- the tier below ---- */
+
+/* Entries looked at in one go, so that the lock is not held for long. */
+#define COLD_LOOKS 4096u
+
+void kvl_store_listen(struct kvl_store *store, const struct kvl_store_events *events)
+{
+    pthread_mutex_lock(&store->lock);
+    store->events = events != NULL ? *events : (struct kvl_store_events){0};
+    pthread_mutex_unlock(&store->lock);
+}
+
+uint32_t kvl_store_take_cold(struct kvl_store *store, struct kvl_store_cold *cold_out, uint32_t room,
+                             uint64_t max_bytes, int all)
+{
+    const uint64_t reach = all ? UINT64_MAX : store->arena.bytes / 4;
+    uint32_t count = 0;
+    uint32_t looks = 0;
+    uint64_t passed = 0;
+    uint64_t taken = 0;
+    uint32_t at = NONE;
+
+    pthread_mutex_lock(&store->lock);
+    if (!all && total_used(store) <= store->arena.bytes / 4 * 3) {
+        pthread_mutex_unlock(&store->lock);
+        return 0;
+    }
+    while (count < room && taken < max_bytes && passed < reach && (all || looks < COLD_LOOKS) &&
+           (at = kvl_evict_ahead(&store->evict, at)) != NONE) {
+        struct entry *entry = entry_at(store, at);
+
+        looks++;
+        passed += evict_weight(store, at);
+        if (entry->below != BELOW_NO) {
+            continue;
+        }
+        entry->below = BELOW_TAKEN;
+        cold_out[count].key = (struct kvl_key){.text = entry->key, .length = entry->key_length};
+        lease(store, at, &cold_out[count].view);
+        taken += entry->bytes;
+        count++;
+    }
+    pthread_mutex_unlock(&store->lock);
+    return count;
+}
+
+static void set_below(struct kvl_store *store, uint64_t lease_handle, enum below_state state)
+{
+    struct entry *entry;
+    uint32_t index;
+
+    pthread_mutex_lock(&store->lock);
+    entry = entry_of(store, lease_handle, &index);
+    if (entry != NULL) {
+        entry->below = (uint8_t)state;
+    }
+    pthread_mutex_unlock(&store->lock);
+}
+
+void kvl_store_give_cold(struct kvl_store *store, const struct kvl_store_cold *cold, int written)
+{
+    /* What could not be written stays marked: trying the same again and again would help nobody. */
+    if (written) {
+        set_below(store, cold->view.lease, BELOW_YES);
+    }
+    kvl_store_release(store, cold->view.lease);
+}
+
+void kvl_store_mark_written(struct kvl_store *store, uint64_t lease_handle)
+{
+    set_below(store, lease_handle, BELOW_YES);
 }
 
 struct listed {

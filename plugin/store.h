@@ -18,6 +18,13 @@
 
 struct kvl_store;
 
+/** How the store tells of what it does. Called with its lock held: must be quick and not call back. */
+struct kvl_store_events {
+    void *ctx;
+    void (*pressure)(void *ctx); /* more than three quarters are used */
+    void (*lost)(void *ctx, const struct kvl_key *key); /* evicted before it was written below */
+};
+
 struct kvl_store_params {
     void *arena; /* the engine's memory, or NULL */
     uint64_t max_bytes; /* chunks and what is kept about them; size of the arena */
@@ -38,6 +45,7 @@ struct kvl_store_stats {
     uint64_t corrupt; /* chunks dropped because their checksum did not match */
     uint64_t leases; /* out now */
     uint64_t reserved; /* slots not yet committed */
+    uint64_t lost; /* evicted before they were written below */
 };
 
 /** @return 0; -EINVAL sizes; -ENOMEM. */
@@ -101,6 +109,28 @@ void kvl_store_trim(struct kvl_store *store);
 
 /** Calls `fn` with copies of all keys, no lock held. @return 0; -ENOMEM; what `fn` returned. */
 int kvl_store_list(struct kvl_store *store, kvl_key_fn fn, void *ctx);
+
+/** Sets or, with NULL, clears the listener. From then on chunks are written below before they go. */
+void kvl_store_listen(struct kvl_store *store, const struct kvl_store_events *events);
+
+/** A chunk that should be written below, leased; key and view stay valid until it is given back. */
+struct kvl_store_cold {
+    struct kvl_key key;
+    struct kvl_view view;
+};
+
+/**
+ * Leases up to `room` chunks of the coldest quarter (of all, with `all`) that are not written below
+ * yet, up to about max_bytes. @return how many.
+ */
+uint32_t kvl_store_take_cold(struct kvl_store *store, struct kvl_store_cold *cold_out, uint32_t room,
+                             uint64_t max_bytes, int all);
+
+/** Gives one back; with `written` the chunk may be evicted without loss. */
+void kvl_store_give_cold(struct kvl_store *store, const struct kvl_store_cold *cold, int written);
+
+/** The leased chunk came from below: it is there already. */
+void kvl_store_mark_written(struct kvl_store *store, uint64_t lease);
 
 /** Largest chunk. */
 uint64_t kvl_store_max_bytes(const struct kvl_store *store);

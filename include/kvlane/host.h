@@ -26,6 +26,12 @@ struct kvl_setting {
 };
 KVL_STATIC_ASSERT(sizeof(struct kvl_setting) == 24, "struct kvl_setting is part of the ABI");
 
+/** store_fetch: only ask whether somebody has the chunk, bring nothing. */
+#define KVL_FETCH_LOOKUP (1u << 0)
+
+/** End of a store_fetch: 0 it is in the own store now (or somebody has it); -ENOENT; why not. */
+typedef void (*kvl_fetch_fn)(void *ctx, int32_t status);
+
 struct kvl_host {
     uint32_t size; /* sizeof(struct kvl_host) of the core */
     uint32_t abi_minor; /* KVL_BACKEND_ABI_MINOR of the core */
@@ -129,6 +135,17 @@ struct kvl_host {
 
     /** Largest chunk the store can take, in bytes. */
     uint64_t (*store_max_bytes)(const struct kvl_host *host);
+
+    /**
+     * Asks the other backends for a chunk that the own store has not: a disk below the memory, a
+     * store further away. Never blocks. Only while running.
+     * @param fn  called exactly once when 0 was returned, from another thread, no lock held; also
+     *            before stop() is called, with -ECANCELED, when the instance closes
+     * @return 0; -ENOENT nobody can be asked, the miss is final; -EAGAIN too many at once;
+     *         -ECANCELED; -ENOMEM.
+     */
+    int (*store_fetch)(const struct kvl_host *host, const struct kvl_key *key, uint32_t flags,
+                       kvl_fetch_fn fn, void *ctx);
 
     /* ---- watch, for a backend that shows the instance to people and machines ---- */
 

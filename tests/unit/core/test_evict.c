@@ -52,7 +52,7 @@ static struct kvl_evict make(enum kvl_evict_policy policy)
 
 static uint32_t evict_next(struct kvl_evict *evict)
 {
-    uint32_t at = kvl_evict_victim(evict);
+    uint32_t at = kvl_evict_victim(evict, KVL_EVICT_ALL);
 
     if (at != KVL_EVICT_NONE) {
         kvl_evict_drop(evict, at);

@@ -36,7 +36,9 @@ static int put(struct kvl_store *store, const char *key, int fill, uint64_t byte
     if (r < 0) {
         return r;
     }
-    memset(at, fill, bytes);
+    if (bytes > 0) {
+        memset(at, fill, bytes);
+    }
     return kvl_store_commit(store, slot, NULL);
 }
 
