@@ -283,7 +283,7 @@ static void pool_backoff(struct tcp_remote_client *client, int code)
 
     tcp_remote_client_count(client, TCP_REMOTE_CLIENT_CONNECT_FAILED, 1);
     /* engines that lost one server together must not come back together */
-    client->retry_ms = client->now_ms + pause / 2 + pool_random(client) % (pause / 2 + 1);
+    client->retry_ms = client->now_ms + 1 + pause / 2 + pool_random(client) % (pause / 2 + 1);
     client->backoff_ms =
         pause * 2 < client->options.backoff_max_ms ? pause * 2 : client->options.backoff_max_ms;
     client->resolve = true;

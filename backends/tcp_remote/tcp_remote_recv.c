@@ -88,7 +88,7 @@ static void recv_read_done(struct tcp_remote_conn *conn)
     int r = 0;
 
     if (conn->sink == TCP_REMOTE_SINK_DROP) {
-        recv_end(conn, -ECANCELED, 0); /* only for one that has no status yet, and none is so */
+        recv_end(conn, -ECANCELED, 0); /* takes it off; its status it got when it was dropped */
         return;
     }
     if (conn->sealed) {

@@ -13,6 +13,7 @@
 struct pair {
     struct rig server;
     struct rig client;
+    char url[240]; /* outlives a server that is replaced */
     const char *server_pairs[16];
     const char *client_pairs[16];
 };
@@ -28,7 +29,8 @@ static void pair_start(struct pair *pair, const char *const *more)
     pair->server_pairs[3] = "127.0.0.1:0";
     rig_start(&pair->server, pair->server_pairs);
     pair->client_pairs[n++] = "url";
-    pair->client_pairs[n++] = pair->server.url;
+    memcpy(pair->url, pair->server.url, sizeof(pair->url));
+    pair->client_pairs[n++] = pair->url;
     while (more != NULL && *more != NULL) {
         pair->client_pairs[n++] = *more++;
     }
