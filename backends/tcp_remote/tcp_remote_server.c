@@ -159,7 +159,7 @@ static int server_listen_name(struct tcp_remote_server *server, const struct kvl
         /* one port for all families of a name, also when the kernel picked it */
         kvl_sock_set_port(&addrs[i], port);
         r = server_listen_one(server, &addrs[i], err);
-        if (r == -EADDRNOTAVAIL && i > 0) {
+        if ((r == -EADDRNOTAVAIL || r == -EAFNOSUPPORT) && i > 0) {
             continue; /* a name with an address of a family this machine has not got */
         }
         if (r < 0) {

@@ -3,6 +3,7 @@
 #include "rig.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -616,6 +617,79 @@ static void test_drain_waits_for_work(void **state)
     free(bytes);
 }
 
+#define THREADS 4
+#define PER_THREAD 300
+
+struct submitter {
+    struct rig *rig;
+    uint8_t *bytes;
+    uint64_t first_cookie;
+    uint32_t accepted;
+};
+
+/* Every kind of batch, some of them cancelled at once. */
+static void *submit_many(void *arg)
+{
+    struct submitter *self = arg;
+    const struct kvl_backend_ops *ops = self->rig->ops;
+    const struct kvl_sg sg = host_sg(self->bytes, 20000);
+    const uint32_t first[2] = {0, 1};
+    char key[32];
+
+    for (uint32_t i = 0; i < PER_THREAD; i++) {
+        uint64_t cookie = self->first_cookie + i;
+        struct kvl_chunk chunk;
+        struct kvl_batch batch;
+        int r;
+
+        snprintf(key, sizeof(key), "m@1@0@%x@half", (unsigned)(i % 7));
+        chunk = chunk_of(key, i % 3 == 0 ? 0 : 20000);
+        batch = i % 3 == 0 ? batch_of(cookie, &chunk, 1, NULL, NULL)
+                           : batch_of(cookie, &chunk, 1, &sg, first);
+        r = i % 3 == 0   ? ops->lookup(self->rig->self, &batch)
+            : i % 3 == 1 ? ops->write(self->rig->self, &batch)
+                         : ops->read(self->rig->self, &batch);
+        self->accepted += r == 0;
+        if (i % 5 == 0) {
+            ops->cancel(self->rig->self, cookie);
+        }
+    }
+    return NULL;
+}
+
+static void test_each_batch_completes_once(void **state)
+{
+    const char *const more[] = {"connections", "3", "max_in_flight", "65536", NULL};
+    struct submitter submitters[THREADS];
+    pthread_t threads[THREADS];
+    uint32_t accepted = 0;
+    struct pair pair;
+
+    (void)state;
+    pair_start(&pair, more);
+    for (uint32_t i = 0; i < THREADS; i++) {
+        submitters[i] = (struct submitter){.rig = &pair.client,
+                                           .bytes = calloc(1, 20000),
+                                           .first_cookie = 1 + (uint64_t)i * PER_THREAD};
+        assert_int_equal(pthread_create(&threads[i], NULL, submit_many, &submitters[i]), 0);
+    }
+    for (uint32_t i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        accepted += submitters[i].accepted;
+    }
+    pair.client.ops->quiesce(pair.client.self);
+    assert_int_equal(pair.client.ops->drain(pair.client.self, KVL_NEVER), 0);
+    assert_int_equal(accepted, THREADS * PER_THREAD);
+    assert_int_equal(fake_host_completions_all(pair.client.fake), accepted);
+    for (uint64_t cookie = 1; cookie <= accepted; cookie++) {
+        assert_int_equal(fake_host_completions(pair.client.fake, cookie), 1);
+    }
+    for (uint32_t i = 0; i < THREADS; i++) {
+        free(submitters[i].bytes);
+    }
+    pair_stop(&pair);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -641,6 +715,7 @@ int main(void)
         cmocka_unit_test(test_peer_comes_back),
         cmocka_unit_test(test_stop_completes_what_is_under_way),
         cmocka_unit_test(test_drain_waits_for_work),
+        cmocka_unit_test(test_each_batch_completes_once),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
