@@ -144,6 +144,18 @@ void tcp_remote_pool_end_queue(struct tcp_remote_client *client, struct tcp_remo
     }
 }
 
+static const char *link_why(int code)
+{
+    switch (code) {
+    case -EPROTO:
+        return "the peer broke the protocol";
+    case -ECANCELED:
+        return "a request on it was late or cancelled";
+    default:
+        return strerror(-code);
+    }
+}
+
 /* A try to connect failed on every address, or what it gave died before it answered anything. */
 static void link_backoff(struct tcp_remote_client *client, int code)
 {
@@ -160,7 +172,7 @@ static void link_backoff(struct tcp_remote_client *client, int code)
     }
     if (!atomic_exchange(&client->away, true)) {
         kvl_warn(client->host->log, "tcp_remote: peer '%s' is away: %s, trying again by itself",
-                 client->options.url_text, strerror(-code));
+                 client->options.url_text, link_why(code));
     }
     tcp_remote_pool_end_queue(client, &client->small, -ENOTCONN);
     tcp_remote_pool_end_queue(client, &client->bulk, -ENOTCONN);
@@ -239,8 +251,7 @@ void tcp_remote_pool_fail(struct tcp_remote_client *client, struct tcp_remote_co
     }
     if (conn->awaiting.count > 0) {
         kvl_warn(client->host->log, "tcp_remote: lost a connection to '%s': %s, will reconnect",
-                 client->options.url_text,
-                 code == -EPROTO ? "the peer broke the protocol" : strerror(-code));
+                 client->options.url_text, link_why(code));
     }
     tcp_remote_client_count(client, TCP_REMOTE_CLIENT_LOST, 1);
     if (code == -EPROTO) {
@@ -259,7 +270,7 @@ void tcp_remote_pool_fail_doomed(struct tcp_remote_client *client)
 {
     for (uint32_t i = 0; i < client->options.connections; i++) {
         if (client->conns[i].doomed) {
-            tcp_remote_pool_fail(client, &client->conns[i], -ECONNRESET);
+            tcp_remote_pool_fail(client, &client->conns[i], -ECANCELED);
         }
     }
 }

@@ -113,7 +113,7 @@ static void pool_complete(struct tcp_remote_client *client, struct tcp_remote_op
     client->host->complete(client->host, &done);
 }
 
-/* Reports what ended in this turn, after every connection that could touch its memory has let go. */
+/* Reports what ended in this turn; every connection that could touch its memory has let go. */
 static void pool_flush_done(struct tcp_remote_client *client)
 {
     while (client->done != NULL) {

@@ -25,6 +25,7 @@ struct tcp_remote_client {
     atomic_bool started;
     atomic_bool stopping;
     atomic_bool away; /* no connection, and the last try failed */
+    atomic_bool long_key_said; /* one line is enough */
     atomic_bool cancels; /* some op has its cancel flag set */
     _Atomic uint32_t up;
     _Atomic uint64_t counters[TCP_REMOTE_CLIENT_COUNTERS];
