@@ -325,9 +325,14 @@ void tcp_remote_client_health(struct tcp_remote_client *client, struct kvl_healt
 void tcp_remote_client_stats(struct tcp_remote_client *client, kvl_stat_fn fn, void *ctx)
 {
     static const char *const names[TCP_REMOTE_CLIENT_COUNTERS] = {
-        "lookups",          "reads",     "writes",          "hits",           "misses",
-        "unconfirmed_puts", "bad_seals", "connected",       "connect_failed", "connections_lost",
-        "retries",          "timeouts",  "protocol_errors", "bytes_in",       "bytes_out",
+        "lookups",         "reads",
+        "writes",          "hits",
+        "misses",          "unconfirmed_puts",
+        "bad_checksums",   "connected",
+        "connect_failed",  "connections_lost",
+        "retries",         "timeouts",
+        "protocol_errors", "bytes_in",
+        "bytes_out",
     };
     uint32_t in_flight;
 

@@ -26,7 +26,7 @@ void rig_start(struct rig *rig, const char *const *pairs)
     rig->ops->get_health(rig->self, &health);
     snprintf(rig->url, sizeof(rig->url), "%s", health.address);
     colon = strrchr(health.address, ':');
-    rig->port = colon == NULL ? 0 : (uint16_t)atoi(colon + 1);
+    rig->port = colon == NULL ? 0 : (uint16_t)strtoul(colon + 1, NULL, 10);
 }
 
 void rig_stop(struct rig *rig)

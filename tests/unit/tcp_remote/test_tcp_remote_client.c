@@ -9,6 +9,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #define SMALL 300u
 
 struct pair {
@@ -337,7 +340,7 @@ static void test_flipped_bit_is_noticed(void **state)
     fake_host_flip(pair.server.fake, "k@kvl%1", 17);
     run_batch(&pair.client, pair.client.ops->read, &batch, result);
     assert_int_equal(result->status, -EBADMSG);
-    assert_int_equal(rig_stat(&pair.client, "bad_seals"), 1);
+    assert_int_equal(rig_stat(&pair.client, "bad_checksums"), 1);
     pair_stop(&pair);
     free(result);
 }
@@ -362,6 +365,32 @@ static void test_given_checksum_is_not_computed_again(void **state)
     batch.cookie = 2;
     run_batch(&pair.client, pair.client.ops->read, &batch, result);
     assert_int_equal(result->status, -EBADMSG);
+    pair_stop(&pair);
+    free(result);
+}
+
+static void test_read_checks_what_the_reader_expects(void **state)
+{
+    uint8_t bytes[SMALL];
+    uint8_t got[SMALL];
+    struct kvl_chunk chunks[2] = {chunk_of("k", SMALL), chunk_of("k", SMALL)};
+    const struct kvl_sg sg[2] = {host_sg(got, SMALL), host_sg(got, SMALL)};
+    const uint32_t first[3] = {0, 1, 2};
+    struct kvl_batch batch = batch_of(1, chunks, 2, sg, first);
+    struct fake_result *result = malloc(sizeof(*result));
+    struct pair pair;
+
+    (void)state;
+    fill(bytes, sizeof(bytes), 1);
+    chunks[0].flags = KVL_CHUNK_HAS_CHECKSUM;
+    chunks[0].checksum = XXH3_64bits(bytes, sizeof(bytes));
+    chunks[1].flags = KVL_CHUNK_HAS_CHECKSUM;
+    chunks[1].checksum = chunks[0].checksum + 1;
+    pair_start(&pair, plain);
+    fake_host_put(pair.server.fake, "k", bytes, SMALL, &tcp_remote_no_attrs);
+    run_batch(&pair.client, pair.client.ops->read, &batch, result);
+    assert_int_equal(result->items[0], 0);
+    assert_int_equal(result->items[1], -EBADMSG);
     pair_stop(&pair);
     free(result);
 }
@@ -704,6 +733,7 @@ int main(void)
         cmocka_unit_test(test_miss_and_wrong_shapes),
         cmocka_unit_test(test_flipped_bit_is_noticed),
         cmocka_unit_test(test_given_checksum_is_not_computed_again),
+        cmocka_unit_test(test_read_checks_what_the_reader_expects),
         cmocka_unit_test(test_sealed_key_over_150_bytes),
         cmocka_unit_test(test_bad_batches_are_refused),
         cmocka_unit_test(test_refused_put_is_not_confirmed),
