@@ -443,7 +443,10 @@ void tcp_remote_server_tend(struct tcp_remote_server *server, uint64_t now_ms)
     }
     if (server->paused_until_ms > 0 && now_ms >= server->paused_until_ms) {
         server->paused_until_ms = 0;
-        (void)server_watch_listeners(server, true);
+        if (server_watch_listeners(server, true) < 0) {
+            (void)server_watch_listeners(server, false);
+            server->paused_until_ms = now_ms + ACCEPT_PAUSE_MS;
+        }
     }
 }
 
