@@ -203,19 +203,18 @@ static int client_accept(struct tcp_remote_client *client, struct tcp_remote_op 
     return r;
 }
 
-static void client_log_long_keys(const struct tcp_remote_client *client,
-                                 const struct kvl_batch *batch)
+static void client_log_long_keys(struct tcp_remote_client *client, const struct kvl_batch *batch)
 {
     for (uint32_t i = 0; client->options.checksum && i < batch->count; i++) {
         const struct kvl_key *key = &batch->chunks[i].key;
 
-        if (key->length > KVL_KEY_MAX - TCP_REMOTE_SEAL_TAG_BYTES) {
+        if (key->length > KVL_KEY_MAX - TCP_REMOTE_SEAL_TAG_BYTES &&
+            !atomic_exchange(&client->long_key_said, true)) {
             kvl_error(client->host->log,
                       "tcp_remote: key '%.*s' has %u bytes, with checksum = yes at most %u fit: "
                       "such chunks are not shared",
                       (int)key->length, key->text, (unsigned)key->length,
                       (unsigned)(KVL_KEY_MAX - TCP_REMOTE_SEAL_TAG_BYTES));
-            return;
         }
     }
 }
@@ -326,9 +325,14 @@ void tcp_remote_client_health(struct tcp_remote_client *client, struct kvl_healt
 void tcp_remote_client_stats(struct tcp_remote_client *client, kvl_stat_fn fn, void *ctx)
 {
     static const char *const names[TCP_REMOTE_CLIENT_COUNTERS] = {
-        "lookups",          "reads",     "writes",          "hits",           "misses",
-        "unconfirmed_puts", "bad_seals", "connected",       "connect_failed", "connections_lost",
-        "retries",          "timeouts",  "protocol_errors", "bytes_in",       "bytes_out",
+        "lookups",         "reads",
+        "writes",          "hits",
+        "misses",          "unconfirmed_puts",
+        "bad_checksums",   "connected",
+        "connect_failed",  "connections_lost",
+        "retries",         "timeouts",
+        "protocol_errors", "bytes_in",
+        "bytes_out",
     };
     uint32_t in_flight;
 

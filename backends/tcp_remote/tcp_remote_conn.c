@@ -8,7 +8,7 @@
 
 #include "tcp_remote_client.h"
 
-/* Below it a payload leaves in one piece with what stands around it. */
+/* Headers in front of a payload, and what follows it. */
 #define IOVS_AROUND 2u
 
 int tcp_remote_conn_watch(struct tcp_remote_conn *conn, bool writable)
@@ -88,9 +88,8 @@ int tcp_remote_conn_connect(struct tcp_remote_conn *conn)
 
 /* ---- sending ---- */
 
-static void conn_encode(struct tcp_remote_conn *conn, int32_t command, int32_t length,
-                        const struct kvl_attrs *attrs, const char *key, uint32_t key_length,
-                        uint8_t *out)
+static void conn_encode(int32_t command, int32_t length, const struct kvl_attrs *attrs,
+                        const char *key, uint32_t key_length, uint8_t *out)
 {
     const struct tcp_remote_request request = {
         .command = command,
@@ -100,15 +99,13 @@ static void conn_encode(struct tcp_remote_conn *conn, int32_t command, int32_t l
         .key_length = key_length,
     };
 
-    (void)conn;
     (void)tcp_remote_request_encode(&request, out); /* the key was checked at submit */
 }
 
 static void conn_encode_small(struct tcp_remote_conn *conn, int32_t command, const char *key,
                               uint32_t key_length)
 {
-    conn_encode(conn, command, 0, &tcp_remote_no_attrs, key, key_length,
-                conn->out + conn->out_length);
+    conn_encode(command, 0, &tcp_remote_no_attrs, key, key_length, conn->out + conn->out_length);
     conn->out_length += TCP_REMOTE_REQUEST_BYTES;
 }
 
@@ -126,7 +123,7 @@ static void conn_make_tail(struct tcp_remote_conn *conn, uint64_t hash)
         conn->tail_length = TCP_REMOTE_SEAL_BYTES;
     }
     if (options->confirm) {
-        conn_encode(conn, TCP_REMOTE_EXIST, 0, &tcp_remote_no_attrs, req->key, req->key_length,
+        conn_encode(TCP_REMOTE_EXIST, 0, &tcp_remote_no_attrs, req->key, req->key_length,
                     conn->tail + conn->tail_length);
         conn->tail_length += TCP_REMOTE_REQUEST_BYTES;
     }
@@ -138,7 +135,7 @@ static void conn_begin_put(struct tcp_remote_conn *conn, struct tcp_remote_req *
     bool hashes = options->checksum && (req->flags & KVL_CHUNK_HAS_CHECKSUM) == 0;
     uint64_t length = req->bytes + (options->checksum ? TCP_REMOTE_SEAL_BYTES : 0);
 
-    conn_encode(conn, TCP_REMOTE_PUT, (int32_t)length, &req->attrs, req->key, req->key_length,
+    conn_encode(TCP_REMOTE_PUT, (int32_t)length, &req->attrs, req->key, req->key_length,
                 conn->out + conn->out_length);
     conn->out_length += TCP_REMOTE_REQUEST_BYTES;
     conn->put = req;

@@ -66,6 +66,7 @@ struct tcp_remote_conn {
     struct tcp_remote_sg_at body_at;
     struct kvl_sg body_sg; /* when the host named the target */
     bool sealed; /* a trailer follows */
+    bool hashes; /* the payload is checked: against the trailer, or what the reader expects */
     size_t seal_have;
     size_t name_length; /* KEYS: bytes of a key not yet complete */
 

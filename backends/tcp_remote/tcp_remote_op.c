@@ -111,6 +111,8 @@ static void op_end_early(struct tcp_remote_req *req, int32_t status)
 static char *op_take_key(struct tcp_remote_req *req, const struct kvl_key *key, bool sealed,
                          char *at)
 {
+    const struct kvl_key tag = kvl_key_from_text(TCP_REMOTE_SEAL_TAG);
+
     memcpy(at, key->text, key->length);
     req->key = at;
     req->key_length = key->length;
@@ -119,9 +121,9 @@ static char *op_take_key(struct tcp_remote_req *req, const struct kvl_key *key, 
         if (key->length > KVL_KEY_MAX - TCP_REMOTE_SEAL_TAG_BYTES) {
             op_end_early(req, -EMSGSIZE);
         }
-        memcpy(at, TCP_REMOTE_SEAL_TAG, TCP_REMOTE_SEAL_TAG_BYTES);
-        req->key_length += TCP_REMOTE_SEAL_TAG_BYTES;
-        at += TCP_REMOTE_SEAL_TAG_BYTES;
+        memcpy(at, tag.text, tag.length);
+        req->key_length += tag.length;
+        at += tag.length;
     }
     return at;
 }
@@ -190,19 +192,19 @@ int tcp_remote_op_create(enum tcp_remote_kind kind, const struct kvl_batch *batc
 int tcp_remote_op_create_single(enum tcp_remote_kind kind, uint64_t cookie, uint64_t deadline_ms,
                                 const char *key, struct tcp_remote_op **op_out)
 {
-    size_t length = strlen(key);
+    const struct kvl_key text = kvl_key_from_text(key);
     char *keys;
-    struct tcp_remote_op *op = op_alloc(1, 0, length, &keys);
+    struct tcp_remote_op *op = op_alloc(1, 0, text.length, &keys);
 
     if (op == NULL) {
         return -ENOMEM;
     }
-    memcpy(keys, key, length);
+    memcpy(keys, text.text, text.length);
     op->kind = kind;
     op->cookie = cookie;
     op->deadline_ms = deadline_ms;
     op->reqs[0].key = keys;
-    op->reqs[0].key_length = (uint32_t)length;
+    op->reqs[0].key_length = text.length;
     *op_out = op;
     return 0;
 }

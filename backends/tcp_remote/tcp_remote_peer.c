@@ -411,7 +411,9 @@ static enum tcp_remote_step peer_step_body(struct tcp_remote_peer *peer, size_t 
     peer_moved(peer, TCP_REMOTE_COUNT_BYTES_IN, (size_t)n, budget);
     if ((size_t)n < peer->body_left) {
         peer->body_left -= (size_t)n;
-        peer->body += drop ? 0 : n;
+        if (!drop) {
+            peer->body += n;
+        }
         return TCP_REMOTE_STEP_ON;
     }
     peer->in_at = 0;

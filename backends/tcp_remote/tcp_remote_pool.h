@@ -2,8 +2,8 @@
 /**
  * @file tcp_remote_pool.h
  * The I/O thread of the client role: which request goes over which connection, when to connect, and
- * how long to wait. struct tcp_remote_client stands here for its two files, the other being
- * tcp_remote_client.c.
+ * how long to wait. struct tcp_remote_client stands here for
+ * tcp_remote_client.c, tcp_remote_pool.c and tcp_remote_link.c.
  */
 #ifndef KVL_TCP_REMOTE_POOL_H
 #define KVL_TCP_REMOTE_POOL_H
@@ -25,6 +25,7 @@ struct tcp_remote_client {
     atomic_bool started;
     atomic_bool stopping;
     atomic_bool away; /* no connection, and the last try failed */
+    atomic_bool long_key_said; /* one line is enough */
     atomic_bool cancels; /* some op has its cancel flag set */
     _Atomic uint32_t up;
     _Atomic uint64_t counters[TCP_REMOTE_CLIENT_COUNTERS];
@@ -62,5 +63,28 @@ void *tcp_remote_pool_main(void *arg);
 
 /** Ends the wait of the thread. Any thread. */
 void tcp_remote_pool_wake(struct tcp_remote_client *client);
+
+/* ---- in tcp_remote_link.c, on the thread ---- */
+
+/** Where requests of a batch wait for a connection. */
+struct tcp_remote_queue *tcp_remote_pool_queue(struct tcp_remote_client *client,
+                                               const struct tcp_remote_op *op);
+
+/** Ends every request in a queue that is not bound to a connection's bytes any more. */
+void tcp_remote_pool_end_queue(struct tcp_remote_client *client, struct tcp_remote_queue *queue,
+                               int32_t status);
+
+/**
+ * Begins to connect to the next address; when none is left the peer may be away.
+ * @param code  why the address before failed, 0 when this is the first
+ */
+void tcp_remote_pool_connect(struct tcp_remote_client *client, struct tcp_remote_conn *conn,
+                             int code);
+
+/** Closes a connection and decides about each request it had; while connecting: next address. */
+void tcp_remote_pool_fail(struct tcp_remote_client *client, struct tcp_remote_conn *conn, int code);
+
+/** Fails the connections that somebody marked. */
+void tcp_remote_pool_fail_doomed(struct tcp_remote_client *client);
 
 #endif /* KVL_TCP_REMOTE_POOL_H */

@@ -82,23 +82,34 @@ static int recv_check_read(struct tcp_remote_conn *conn, const struct tcp_remote
     return 0;
 }
 
+static int recv_check_hash(struct tcp_remote_conn *conn, const struct tcp_remote_req *req)
+{
+    uint64_t hash;
+
+    if (!conn->hashes) {
+        return 0;
+    }
+    hash = XXH3_64bits_digest(&conn->body_hash);
+    if ((req->flags & KVL_CHUNK_HAS_CHECKSUM) != 0 && hash != req->checksum) {
+        return -EBADMSG;
+    }
+    return conn->sealed ? tcp_remote_seal_check(conn->seal, hash, conn->body_bytes) : 0;
+}
+
 static void recv_read_done(struct tcp_remote_conn *conn)
 {
     struct tcp_remote_req *req = conn->awaiting.head;
-    int r = 0;
+    int r;
 
     if (conn->sink == TCP_REMOTE_SINK_DROP) {
-        recv_end(conn, -ECANCELED, 0); /* only for one that has no status yet, and none is so */
+        recv_end(conn, -ECANCELED, 0); /* takes it off; its status it got when it was dropped */
         return;
     }
-    if (conn->sealed) {
-        r = tcp_remote_seal_check(conn->seal, XXH3_64bits_digest(&conn->body_hash),
-                                  conn->body_bytes);
-    }
+    r = recv_check_hash(conn, req);
     if (r < 0) {
-        recv_count(conn, TCP_REMOTE_CLIENT_BAD_SEALS);
+        recv_count(conn, TCP_REMOTE_CLIENT_BAD_CHECKS);
         kvl_warn(tcp_remote_client_host(conn->client)->log,
-                 "tcp_remote: chunk '%.*s' came with a seal that is not its own, a miss",
+                 "tcp_remote: chunk '%.*s' came with bytes that fail their check, a miss",
                  (int)req->key_length, req->key);
         recv_end(conn, r, 0);
         return;
@@ -137,7 +148,8 @@ static int recv_reply_read(struct tcp_remote_conn *conn, struct tcp_remote_req *
     conn->seal_have = 0;
     conn->body_left -= conn->sealed ? TCP_REMOTE_SEAL_BYTES : 0;
     conn->body_bytes = conn->body_left;
-    if (conn->sealed) {
+    conn->hashes = conn->sealed || (req->flags & KVL_CHUNK_HAS_CHECKSUM) != 0;
+    if (conn->hashes) {
         XXH3_64bits_reset(&conn->body_hash);
     }
     if (sealed && !conn->sealed) {
@@ -368,7 +380,7 @@ static void recv_body_moved(struct tcp_remote_conn *conn, const struct iovec *io
 {
     size_t n = bytes < conn->body_left ? bytes : conn->body_left;
 
-    if (conn->sealed) {
+    if (conn->hashes) {
         recv_hash(conn, iov, n);
     }
     tcp_remote_sg_advance(&conn->body_at, n);

@@ -159,7 +159,7 @@ static int server_listen_name(struct tcp_remote_server *server, const struct kvl
         /* one port for all families of a name, also when the kernel picked it */
         kvl_sock_set_port(&addrs[i], port);
         r = server_listen_one(server, &addrs[i], err);
-        if (r == -EADDRNOTAVAIL && i > 0) {
+        if ((r == -EADDRNOTAVAIL || r == -EAFNOSUPPORT) && i > 0) {
             continue; /* a name with an address of a family this machine has not got */
         }
         if (r < 0) {
@@ -443,7 +443,10 @@ void tcp_remote_server_tend(struct tcp_remote_server *server, uint64_t now_ms)
     }
     if (server->paused_until_ms > 0 && now_ms >= server->paused_until_ms) {
         server->paused_until_ms = 0;
-        (void)server_watch_listeners(server, true);
+        if (server_watch_listeners(server, true) < 0) {
+            (void)server_watch_listeners(server, false);
+            server->paused_until_ms = now_ms + ACCEPT_PAUSE_MS;
+        }
     }
 }
 

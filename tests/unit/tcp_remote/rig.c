@@ -26,7 +26,7 @@ void rig_start(struct rig *rig, const char *const *pairs)
     rig->ops->get_health(rig->self, &health);
     snprintf(rig->url, sizeof(rig->url), "%s", health.address);
     colon = strrchr(health.address, ':');
-    rig->port = colon == NULL ? 0 : (uint16_t)atoi(colon + 1);
+    rig->port = colon == NULL ? 0 : (uint16_t)strtoul(colon + 1, NULL, 10);
 }
 
 void rig_stop(struct rig *rig)
@@ -70,18 +70,24 @@ static void rig_limit(int fd)
     assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)), 0);
 }
 
-int rig_connect(const struct rig *rig)
+void rig_connect_with(const struct rig *rig, int fd)
 {
     const struct sockaddr_in addr = {
         .sin_family = AF_INET,
         .sin_port = htons(rig->port),
         .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
     };
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     assert_true(fd >= 0);
     rig_limit(fd);
     assert_int_equal(connect(fd, (const struct sockaddr *)&addr, sizeof(addr)), 0);
+}
+
+int rig_connect(const struct rig *rig)
+{
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    rig_connect_with(rig, fd);
     return fd;
 }
 

@@ -41,6 +41,7 @@ uint64_t rig_stat(struct rig *rig, const char *name);
 
 /** Raw sockets, 20 s at most per call. */
 int rig_connect(const struct rig *rig);
+void rig_connect_with(const struct rig *rig, int fd);
 int rig_listen(char *url_out, size_t size);
 int rig_accept(int listen_fd);
 void rig_send(int fd, const void *bytes, size_t length);

@@ -3,16 +3,21 @@
 #include "rig.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 #define SMALL 300u
 
 struct pair {
     struct rig server;
     struct rig client;
+    char url[240]; /* outlives a server that is replaced */
     const char *server_pairs[16];
     const char *client_pairs[16];
 };
@@ -28,7 +33,8 @@ static void pair_start(struct pair *pair, const char *const *more)
     pair->server_pairs[3] = "127.0.0.1:0";
     rig_start(&pair->server, pair->server_pairs);
     pair->client_pairs[n++] = "url";
-    pair->client_pairs[n++] = pair->server.url;
+    memcpy(pair->url, pair->server.url, sizeof(pair->url));
+    pair->client_pairs[n++] = pair->url;
     while (more != NULL && *more != NULL) {
         pair->client_pairs[n++] = *more++;
     }
@@ -334,7 +340,7 @@ static void test_flipped_bit_is_noticed(void **state)
     fake_host_flip(pair.server.fake, "k@kvl%1", 17);
     run_batch(&pair.client, pair.client.ops->read, &batch, result);
     assert_int_equal(result->status, -EBADMSG);
-    assert_int_equal(rig_stat(&pair.client, "bad_seals"), 1);
+    assert_int_equal(rig_stat(&pair.client, "bad_checksums"), 1);
     pair_stop(&pair);
     free(result);
 }
@@ -359,6 +365,32 @@ static void test_given_checksum_is_not_computed_again(void **state)
     batch.cookie = 2;
     run_batch(&pair.client, pair.client.ops->read, &batch, result);
     assert_int_equal(result->status, -EBADMSG);
+    pair_stop(&pair);
+    free(result);
+}
+
+static void test_read_checks_what_the_reader_expects(void **state)
+{
+    uint8_t bytes[SMALL];
+    uint8_t got[SMALL];
+    struct kvl_chunk chunks[2] = {chunk_of("k", SMALL), chunk_of("k", SMALL)};
+    const struct kvl_sg sg[2] = {host_sg(got, SMALL), host_sg(got, SMALL)};
+    const uint32_t first[3] = {0, 1, 2};
+    struct kvl_batch batch = batch_of(1, chunks, 2, sg, first);
+    struct fake_result *result = malloc(sizeof(*result));
+    struct pair pair;
+
+    (void)state;
+    fill(bytes, sizeof(bytes), 1);
+    chunks[0].flags = KVL_CHUNK_HAS_CHECKSUM;
+    chunks[0].checksum = XXH3_64bits(bytes, sizeof(bytes));
+    chunks[1].flags = KVL_CHUNK_HAS_CHECKSUM;
+    chunks[1].checksum = chunks[0].checksum + 1;
+    pair_start(&pair, plain);
+    fake_host_put(pair.server.fake, "k", bytes, SMALL, &tcp_remote_no_attrs);
+    run_batch(&pair.client, pair.client.ops->read, &batch, result);
+    assert_int_equal(result->items[0], 0);
+    assert_int_equal(result->items[1], -EBADMSG);
     pair_stop(&pair);
     free(result);
 }
@@ -614,6 +646,79 @@ static void test_drain_waits_for_work(void **state)
     free(bytes);
 }
 
+#define THREADS 4
+#define PER_THREAD 300
+
+struct submitter {
+    struct rig *rig;
+    uint8_t *bytes;
+    uint64_t first_cookie;
+    uint32_t accepted;
+};
+
+/* Every kind of batch, some of them cancelled at once. */
+static void *submit_many(void *arg)
+{
+    struct submitter *self = arg;
+    const struct kvl_backend_ops *ops = self->rig->ops;
+    const struct kvl_sg sg = host_sg(self->bytes, 20000);
+    const uint32_t first[2] = {0, 1};
+    char key[32];
+
+    for (uint32_t i = 0; i < PER_THREAD; i++) {
+        uint64_t cookie = self->first_cookie + i;
+        struct kvl_chunk chunk;
+        struct kvl_batch batch;
+        int r;
+
+        snprintf(key, sizeof(key), "m@1@0@%x@half", (unsigned)(i % 7));
+        chunk = chunk_of(key, i % 3 == 0 ? 0 : 20000);
+        batch = i % 3 == 0 ? batch_of(cookie, &chunk, 1, NULL, NULL)
+                           : batch_of(cookie, &chunk, 1, &sg, first);
+        r = i % 3 == 0   ? ops->lookup(self->rig->self, &batch)
+            : i % 3 == 1 ? ops->write(self->rig->self, &batch)
+                         : ops->read(self->rig->self, &batch);
+        self->accepted += r == 0;
+        if (i % 5 == 0) {
+            ops->cancel(self->rig->self, cookie);
+        }
+    }
+    return NULL;
+}
+
+static void test_each_batch_completes_once(void **state)
+{
+    const char *const more[] = {"connections", "3", "max_in_flight", "65536", NULL};
+    struct submitter submitters[THREADS];
+    pthread_t threads[THREADS];
+    uint32_t accepted = 0;
+    struct pair pair;
+
+    (void)state;
+    pair_start(&pair, more);
+    for (uint32_t i = 0; i < THREADS; i++) {
+        submitters[i] = (struct submitter){.rig = &pair.client,
+                                           .bytes = calloc(1, 20000),
+                                           .first_cookie = 1 + (uint64_t)i * PER_THREAD};
+        assert_int_equal(pthread_create(&threads[i], NULL, submit_many, &submitters[i]), 0);
+    }
+    for (uint32_t i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        accepted += submitters[i].accepted;
+    }
+    pair.client.ops->quiesce(pair.client.self);
+    assert_int_equal(pair.client.ops->drain(pair.client.self, KVL_NEVER), 0);
+    assert_int_equal(accepted, THREADS * PER_THREAD);
+    assert_int_equal(fake_host_completions_all(pair.client.fake), accepted);
+    for (uint64_t cookie = 1; cookie <= accepted; cookie++) {
+        assert_int_equal(fake_host_completions(pair.client.fake, cookie), 1);
+    }
+    for (uint32_t i = 0; i < THREADS; i++) {
+        free(submitters[i].bytes);
+    }
+    pair_stop(&pair);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -628,6 +733,7 @@ int main(void)
         cmocka_unit_test(test_miss_and_wrong_shapes),
         cmocka_unit_test(test_flipped_bit_is_noticed),
         cmocka_unit_test(test_given_checksum_is_not_computed_again),
+        cmocka_unit_test(test_read_checks_what_the_reader_expects),
         cmocka_unit_test(test_sealed_key_over_150_bytes),
         cmocka_unit_test(test_bad_batches_are_refused),
         cmocka_unit_test(test_refused_put_is_not_confirmed),
@@ -639,6 +745,7 @@ int main(void)
         cmocka_unit_test(test_peer_comes_back),
         cmocka_unit_test(test_stop_completes_what_is_under_way),
         cmocka_unit_test(test_drain_waits_for_work),
+        cmocka_unit_test(test_each_batch_completes_once),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

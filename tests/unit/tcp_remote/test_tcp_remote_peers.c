@@ -294,6 +294,7 @@ static void test_a_reply_before_the_payload_is_refused(void **state)
     scene_start(&scene, NULL);
     fd = rig_accept(scene.listen_fd);
     submit_write(&scene, 1, bytes, length);
+    rig_expect_request(fd, TCP_REMOTE_PUT, "k");
     rig_send_reply(fd, TCP_REMOTE_SUCCESS, 0);
     expect_status(&scene, 1, -EPROTO);
     free(bytes); /* complete means that nobody looks at it any more */

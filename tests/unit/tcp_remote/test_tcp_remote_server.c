@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -630,6 +631,116 @@ static void test_unix_path_serves_and_goes(void **state)
     assert_int_not_equal(access(path, F_OK), 0);
 }
 
+static void test_health_and_list_ignore_the_key(void **state)
+{
+    uint8_t header[TCP_REMOTE_REQUEST_BYTES];
+    struct rig rig;
+    int fd;
+
+    (void)state;
+    rig_start(&rig, server_pairs);
+    fd = rig_connect(&rig);
+    rig_header(header, TCP_REMOTE_HEALTH, 0, " "); /* one blank among blanks: no key */
+    rig_send(fd, header, sizeof(header));
+    rig_expect_reply(fd, TCP_REMOTE_SUCCESS, 0);
+    rig_header(header, TCP_REMOTE_LIST, 0, " ");
+    rig_send(fd, header, sizeof(header));
+    rig_expect_reply(fd, TCP_REMOTE_SUCCESS, 0);
+    close(fd);
+    rig_stop(&rig);
+}
+
+/* Out of descriptors, who waits is closed, not left hanging; later ones are served again. */
+static void test_lack_of_descriptors_passes(void **state)
+{
+    struct rlimit limit;
+    struct rlimit low;
+    struct rig rig;
+    int filler[256];
+    size_t fillers = 0;
+    int first = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int second = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    (void)state;
+    rig_start(&rig, server_pairs);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    low = limit;
+    low.rlim_cur = 256;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
+    while (fillers < 256 && (filler[fillers] = dup(first)) >= 0) {
+        fillers++;
+    }
+    rig_connect_with(&rig, second);
+    rig_expect_eof(second);
+    while (fillers > 0) {
+        close(filler[--fillers]);
+    }
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    rig_connect_with(&rig, first);
+    rig_send_request(first, TCP_REMOTE_HEALTH, 0, TCP_REMOTE_HEALTH_KEY);
+    rig_expect_reply(first, TCP_REMOTE_SUCCESS, 0);
+    close(first);
+    close(second);
+    rig_stop(&rig);
+}
+
+static void test_dead_path_is_taken_over_and_a_live_one_is_not(void **state)
+{
+    char listen_text[128];
+    const char *const pairs[] = {"role", "server", "listen", listen_text, NULL};
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    const struct kvl_backend_desc *desc = kvlane_backend_v1();
+    struct kvl_err err = {.size = sizeof(err)};
+    struct fake_host *fake;
+    void *self = NULL;
+    struct rig rig;
+    int dead = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    (void)state;
+    snprintf(addr.sun_path, sizeof(addr.sun_path), "/tmp/kvl-test-dead-%ld.sock", (long)getpid());
+    snprintf(listen_text, sizeof(listen_text), "unix:%s", addr.sun_path);
+    assert_int_equal(bind(dead, (const struct sockaddr *)&addr, sizeof(addr)), 0);
+    close(dead); /* leaves the path behind */
+    rig_start(&rig, pairs);
+    fake = fake_host_create(desc, pairs);
+    assert_int_equal(desc->ops->create(fake_host_table(fake), &self, &err), 0);
+    assert_int_equal(desc->ops->start(self, &err), -EADDRINUSE);
+    desc->ops->destroy(self);
+    fake_host_destroy(fake);
+    assert_int_equal(access(addr.sun_path, F_OK), 0);
+    rig_stop(&rig);
+}
+
+/* One thread: a peer that moves much, and one that takes nothing, do not hold up a lookup. */
+static void test_a_lookup_passes_big_transfers(void **state)
+{
+    const char *const pairs[] = {"role",       "server", "listen", "127.0.0.1:0",
+                                 "io_threads", "1",      NULL};
+    uint8_t *value = calloc(1, 64 * BIG);
+    struct rig rig;
+    int getter;
+    int putter;
+    int fd;
+
+    (void)state;
+    rig_start(&rig, pairs);
+    fake_host_put(rig.fake, "k", value, 64 * BIG, &tcp_remote_no_attrs);
+    getter = rig_connect(&rig);
+    rig_send_request(getter, TCP_REMOTE_GET, 0, "k");
+    rig_expect_reply(getter, TCP_REMOTE_SUCCESS, 64 * (int32_t)BIG);
+    putter = rig_connect(&rig);
+    rig_send_request(putter, TCP_REMOTE_PUT, 64 * (int32_t)BIG, "p");
+    rig_send(putter, value, 8 * BIG);
+    fd = rig_connect(&rig);
+    rig_send_request(fd, TCP_REMOTE_EXIST, 0, "p");
+    rig_expect_reply(fd, TCP_REMOTE_FAIL, 0); /* neither transfer is over, nor can it be */
+    close(fd);
+    close(getter);
+    close(putter);
+    free(value);
+    rig_stop(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -659,6 +770,10 @@ int main(void)
         cmocka_unit_test(test_quiesce_stops_accepting),
         cmocka_unit_test(test_stop_ends_everything_under_way),
         cmocka_unit_test(test_unix_path_serves_and_goes),
+        cmocka_unit_test(test_health_and_list_ignore_the_key),
+        cmocka_unit_test(test_lack_of_descriptors_passes),
+        cmocka_unit_test(test_dead_path_is_taken_over_and_a_live_one_is_not),
+        cmocka_unit_test(test_a_lookup_passes_big_transfers),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
