@@ -27,8 +27,9 @@
 enum tcp_remote_resp_event {
     TCP_REMOTE_RESP_MORE, /* every byte was used, the command is not complete */
     TCP_REMOTE_RESP_COMMAND, /* `args` hold a command until the next call */
-    TCP_REMOTE_RESP_VALUE /* a SET: its key is in `args`, `value` bytes follow; the caller takes them
-                             off the stream, then goes on parsing and gets COMMAND */
+    /* a SET: its key is in `args`, `value` bytes follow; the caller takes them off the stream, then
+     * goes on parsing and gets COMMAND */
+    TCP_REMOTE_RESP_VALUE
 };
 
 enum tcp_remote_resp_state {

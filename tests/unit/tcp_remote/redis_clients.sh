@@ -18,7 +18,7 @@ trap cleanup EXIT
 
 cat >"$folder/kvlane.ini" <<INI
 [kvlane]
-module_path = $(dirname "$2")
+module_path = $(cd "$(dirname "$2")" && pwd)
 [store]
 max_bytes = 256MiB
 [tcp_remote]
