@@ -43,6 +43,12 @@ const struct kvl_option tcp_remote_option_table[TCP_REMOTE_OPTION_COUNT] = {
      "server: longest time a peer takes no byte of its reply"},
     {"idle_timeout", KVL_OPTION_DURATION, 0, "0", NULL, 0, DAY_MS,
      "server: longest pause between requests, 0 = no limit; LMCache's client never reconnects"},
+    {"resp_listen", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "server: addresses for Redis clients, as in listen; empty = off"},
+    {"resp_password", KVL_OPTION_SECRET, 0, "", NULL, 0, 0,
+     "server: what Redis clients must give with AUTH; empty = nothing"},
+    {"resp_hold", KVL_OPTION_DURATION, 0, "10s", NULL, 0, DAY_MS,
+     "server: how long a chunk stays for which EXISTS said 1; 0 = no longer than others"},
 };
 
 int tcp_remote_err(struct kvl_err *err, int code, const char *fmt, ...)
@@ -106,9 +112,13 @@ static int options_read_client(const struct kvl_host *host, struct tcp_remote_op
     return 0;
 }
 
-static int options_read_listen(const char *text, struct tcp_remote_options *options,
+/* One of the lists of addresses; `name` is its key. */
+static int options_read_listen(const struct kvl_host *host, const char *name,
+                               struct kvl_sock_name *names_out, size_t *count_out,
                                struct kvl_err *err)
 {
+    const char *text = options_text(host, name);
+    size_t count = 0;
     char one[300];
 
     while (*text != '\0') {
@@ -118,34 +128,33 @@ static int options_read_listen(const char *text, struct tcp_remote_options *opti
         if (skip > length) {
             skip = length;
         }
-        if (options->listen_count == TCP_REMOTE_LISTENERS_MAX || length - skip >= sizeof(one)) {
-            return tcp_remote_err(err, -EINVAL,
-                                  "tcp_remote: listen has too many or too long "
-                                  "addresses");
+        if (count == TCP_REMOTE_LISTENERS_MAX || length - skip >= sizeof(one)) {
+            return tcp_remote_err(err, -EINVAL, "tcp_remote: %s has too many or too long addresses",
+                                  name);
         }
         memcpy(one, text + skip, length - skip);
         one[length - skip] = '\0';
         for (size_t n = length - skip; n > 0 && strchr(" \t", one[n - 1]) != NULL; n--) {
             one[n - 1] = '\0';
         }
-        if (kvl_sock_parse(one, &options->listen[options->listen_count]) < 0) {
+        if (kvl_sock_parse(one, &names_out[count]) < 0) {
             return tcp_remote_err(err, -EINVAL,
-                                  "tcp_remote: listen address '%s' is none of lm://host:port, "
+                                  "tcp_remote: %s address '%s' is none of lm://host:port, "
                                   "host:port, [v6]:port, unix:/path",
-                                  one);
+                                  name, one);
         }
-        options->listen_count++;
+        count++;
         text += length + (text[length] == ',');
     }
-    if (options->listen_count == 0) {
-        return tcp_remote_err(err, -EINVAL, "tcp_remote: role server needs a listen address");
-    }
+    *count_out = count;
     return 0;
 }
 
 static int options_read_server(const struct kvl_host *host, struct tcp_remote_options *options,
                                struct kvl_err *err)
 {
+    int r;
+
     options->allow_remote = options_number(host, "allow_remote") != 0;
     options->io_threads = (uint32_t)options_number(host, "io_threads");
     options->max_connections = (uint32_t)options_number(host, "max_connections");
@@ -153,7 +162,17 @@ static int options_read_server(const struct kvl_host *host, struct tcp_remote_op
     options->stall_timeout_ms = (uint64_t)options_number(host, "stall_timeout");
     options->send_timeout_ms = (uint64_t)options_number(host, "send_timeout");
     options->idle_timeout_ms = (uint64_t)options_number(host, "idle_timeout");
-    return options_read_listen(options_text(host, "listen"), options, err);
+    options->resp_password = options_text(host, "resp_password");
+    options->resp_hold_ms = (uint64_t)options_number(host, "resp_hold");
+    r = options_read_listen(host, "listen", options->listen, &options->listen_count, err);
+    if (r == 0) {
+        r = options_read_listen(host, "resp_listen", options->resp_listen,
+                                &options->resp_listen_count, err);
+    }
+    if (r == 0 && options->listen_count + options->resp_listen_count == 0) {
+        r = tcp_remote_err(err, -EINVAL, "tcp_remote: role server needs a listen address");
+    }
+    return r;
 }
 
 int tcp_remote_options_read(const struct kvl_host *host, struct tcp_remote_options *options_out,

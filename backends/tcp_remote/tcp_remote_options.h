@@ -32,6 +32,10 @@ struct tcp_remote_options {
     /* server */
     struct kvl_sock_name listen[TCP_REMOTE_LISTENERS_MAX];
     size_t listen_count;
+    struct kvl_sock_name resp_listen[TCP_REMOTE_LISTENERS_MAX];
+    size_t resp_listen_count; /* 0 = off */
+    const char *resp_password; /* borrowed from the host; "" = none */
+    uint64_t resp_hold_ms; /* 0 = off */
     int allow_remote;
     uint32_t io_threads;
     uint32_t max_connections;
@@ -41,7 +45,7 @@ struct tcp_remote_options {
     uint64_t idle_timeout_ms; /* 0 = off */
 };
 
-#define TCP_REMOTE_OPTION_COUNT 18u
+#define TCP_REMOTE_OPTION_COUNT 21u
 extern const struct kvl_option tcp_remote_option_table[TCP_REMOTE_OPTION_COUNT];
 
 /** Reads and checks the settings. @return 0; -EINVAL and err->text. */

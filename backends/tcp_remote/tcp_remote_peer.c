@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "tcp_remote_list.h"
+#include "tcp_remote_resp_peer.h"
 #include "tcp_remote_server.h"
 
 /* What answering a request costs of a turn's budget besides its bytes: a lookup is not free. */
@@ -23,6 +24,7 @@ struct tcp_remote_peer *tcp_remote_peer_create(int take_fd, const struct kvl_soc
     }
     peer->source = TCP_REMOTE_SOURCE_PEER;
     peer->phase = TCP_REMOTE_PHASE_HEADER;
+    peer->request_bytes = TCP_REMOTE_REQUEST_BYTES;
     peer->fd = take_fd;
     peer->addr = *addr;
     peer->is_tcp = !kvl_sock_is_unix(addr);
@@ -46,6 +48,7 @@ static void peer_drop_payload(struct tcp_remote_peer *peer)
     }
     peer->payload = NULL;
     peer->payload_left = 0;
+    peer->tail_left = 0;
 }
 
 void tcp_remote_peer_destroy(struct tcp_remote_peer *peer)
@@ -57,6 +60,7 @@ void tcp_remote_peer_destroy(struct tcp_remote_peer *peer)
         (void)peer->loop->host->store_abort(peer->loop->host, peer->slot);
     }
     peer_drop_payload(peer);
+    free(peer->resp);
     close(peer->fd);
     free(peer);
 }
@@ -86,7 +90,7 @@ static void peer_ack(struct tcp_remote_peer *peer)
     }
 }
 
-static void peer_complain(struct tcp_remote_peer *peer, const char *what)
+void tcp_remote_peer_complain(struct tcp_remote_peer *peer, const char *what)
 {
     char text[KVL_SOCK_TEXT_MAX];
 
@@ -100,7 +104,7 @@ static void peer_complain(struct tcp_remote_peer *peer, const char *what)
 static enum tcp_remote_step peer_protocol_error(struct tcp_remote_peer *peer, const char *what)
 {
     peer_count(peer, TCP_REMOTE_COUNT_PROTOCOL_ERRORS);
-    peer_complain(peer, what);
+    tcp_remote_peer_complain(peer, what);
     return TCP_REMOTE_STEP_CLOSE;
 }
 
@@ -129,27 +133,36 @@ static void peer_sent(struct tcp_remote_peer *peer, size_t bytes)
 
     peer->out_at += head;
     peer->out_length -= head;
-    if (bytes > head) {
-        peer->payload += bytes - head;
-        peer->payload_left -= bytes - head;
+    bytes -= head;
+    if (bytes > 0) {
+        size_t body = bytes < peer->payload_left ? bytes : peer->payload_left;
+
+        peer->payload += body;
+        peer->payload_left -= body;
+        peer->tail += bytes - body;
+        peer->tail_left -= bytes - body;
     }
 }
 
 /* Sends what waits. ON when all of it left. */
 static enum tcp_remote_step peer_flush(struct tcp_remote_peer *peer, size_t *budget)
 {
-    while (peer->out_length > 0 || peer->payload_left > 0) {
+    while (peer->out_length > 0 || peer->payload_left > 0 || peer->tail_left > 0) {
         size_t room = *budget > peer->out_length ? *budget - peer->out_length : 0;
         size_t chunk = peer->payload_left < room ? peer->payload_left : room;
-        struct iovec iov[2] = {
+        struct iovec iov[3] = {
             {.iov_base = peer->out + peer->out_at, .iov_len = peer->out_length},
             {.iov_base = (void *)(uintptr_t)peer->payload, .iov_len = chunk},
+            {.iov_base = (void *)(uintptr_t)peer->tail, .iov_len = peer->tail_left},
         };
         struct msghdr msg = {.msg_iov = iov, .msg_iovlen = chunk > 0 ? 2 : 1};
         ssize_t n;
 
         if (*budget == 0) {
             return TCP_REMOTE_STEP_WRITE;
+        }
+        if (peer->tail_left > 0 && chunk == peer->payload_left) {
+            msg.msg_iovlen = 3;
         }
         n = sendmsg(peer->fd, &msg, MSG_NOSIGNAL);
         if (n < 0 && errno == EINTR) {
@@ -176,22 +189,21 @@ static void peer_refuse_put(struct tcp_remote_peer *peer, const struct kvl_key *
     /* a miss is legal, the bytes the client wanted to replace are not */
     (void)host->store_remove(host, key);
     peer_count(peer, TCP_REMOTE_COUNT_PUT_REFUSED);
-    peer_complain(peer, code == -EMSGSIZE ? "stores chunks over the limit, they are dropped"
-                                          : "stores chunks there is no room for, they are dropped");
+    tcp_remote_peer_complain(peer, code == -EMSGSIZE
+                                       ? "stores chunks over the limit, they are dropped"
+                                       : "stores chunks there is no room for, they are dropped");
     peer->phase = peer->body_left > 0 ? TCP_REMOTE_PHASE_DROP : TCP_REMOTE_PHASE_HEADER;
 }
 
-static void peer_commit(struct tcp_remote_peer *peer)
+int tcp_remote_peer_commit(struct tcp_remote_peer *peer)
 {
     const struct kvl_host *host = peer->loop->host;
+    int r;
 
     peer->has_slot = false;
-    peer->phase = TCP_REMOTE_PHASE_HEADER;
-    if (host->store_commit(host, peer->slot) == 0) {
-        peer_count(peer, TCP_REMOTE_COUNT_STORED);
-    } else {
-        peer_count(peer, TCP_REMOTE_COUNT_PUT_REFUSED);
-    }
+    r = host->store_commit(host, peer->slot);
+    peer_count(peer, r == 0 ? TCP_REMOTE_COUNT_STORED : TCP_REMOTE_COUNT_PUT_REFUSED);
+    return r;
 }
 
 /* Moves body bytes that came with the header. */
@@ -210,19 +222,67 @@ static void peer_take_ahead(struct tcp_remote_peer *peer)
 
 static void peer_body_done(struct tcp_remote_peer *peer)
 {
-    if (peer->phase == TCP_REMOTE_PHASE_BODY) {
-        peer_commit(peer);
+    /* in RESP two bytes more end the value */
+    if (peer->phase == TCP_REMOTE_PHASE_BODY && peer->resp == NULL) {
+        (void)tcp_remote_peer_commit(peer);
     }
     peer->phase = TCP_REMOTE_PHASE_HEADER;
+}
+
+static void peer_begin_body(struct tcp_remote_peer *peer)
+{
+    peer_take_ahead(peer);
+    if (peer->body_left == 0) {
+        peer_body_done(peer);
+    } else if (peer->out_length > 0) {
+        peer->flushing = true; /* answers must not wait for the body */
+    }
+}
+
+static int peer_reserve(struct tcp_remote_peer *peer, const struct kvl_chunk *chunk,
+                        void **addr_out)
+{
+    const struct kvl_host *host = peer->loop->host;
+    int r;
+
+    if (chunk->bytes > peer->loop->options->max_value) {
+        return -EMSGSIZE;
+    }
+    r = host->store_reserve(host, chunk, &peer->slot, addr_out);
+    if (r == -ENOMEM && tcp_remote_server_drop_holds(peer->loop->server)) {
+        r = host->store_reserve(host, chunk, &peer->slot, addr_out);
+    }
+    return r;
+}
+
+int tcp_remote_peer_receive(struct tcp_remote_peer *peer, const struct kvl_chunk *chunk)
+{
+    void *addr = NULL;
+    int r = peer_reserve(peer, chunk, &addr);
+
+    peer->body_left = (size_t)chunk->bytes;
+    if (r < 0) {
+        peer_refuse_put(peer, &chunk->key, r);
+    } else {
+        peer->has_slot = true;
+        peer->body = addr;
+        peer->phase = TCP_REMOTE_PHASE_BODY;
+    }
+    peer_begin_body(peer);
+    return r;
+}
+
+void tcp_remote_peer_drop(struct tcp_remote_peer *peer, size_t bytes)
+{
+    peer->body_left = bytes;
+    peer->phase = TCP_REMOTE_PHASE_DROP;
+    peer_begin_body(peer);
 }
 
 static enum tcp_remote_step peer_put(struct tcp_remote_peer *peer,
                                      const struct tcp_remote_request *request)
 {
-    const struct kvl_host *host = peer->loop->host;
     struct kvl_chunk chunk = {.attrs = request->attrs};
-    void *addr = NULL;
-    int r = -EMSGSIZE;
 
     if (request->length < 0) {
         return peer_protocol_error(peer, "sent a PUT of negative length, closed");
@@ -231,23 +291,7 @@ static enum tcp_remote_step peer_put(struct tcp_remote_peer *peer,
     memcpy(peer->key, request->key, request->key_length);
     chunk.key = (struct kvl_key){.text = peer->key, .length = request->key_length};
     chunk.bytes = (uint64_t)request->length;
-    peer->body_left = (size_t)request->length;
-    if (chunk.bytes <= peer->loop->options->max_value) {
-        r = host->store_reserve(host, &chunk, &peer->slot, &addr);
-    }
-    if (r < 0) {
-        peer_refuse_put(peer, &chunk.key, r);
-    } else {
-        peer->has_slot = true;
-        peer->body = addr;
-        peer->phase = TCP_REMOTE_PHASE_BODY;
-    }
-    peer_take_ahead(peer);
-    if (peer->body_left == 0) {
-        peer_body_done(peer);
-    } else if (peer->out_length > 0) {
-        peer->flushing = true; /* answers must not wait for the body */
-    }
+    (void)tcp_remote_peer_receive(peer, &chunk);
     return TCP_REMOTE_STEP_ON;
 }
 
@@ -337,18 +381,24 @@ static enum tcp_remote_step peer_request(struct tcp_remote_peer *peer)
 
 /* ---- receiving ---- */
 
+/* Some of a request has come, not all. */
+static bool peer_is_inside(const struct tcp_remote_peer *peer)
+{
+    return peer->phase != TCP_REMOTE_PHASE_HEADER || peer->in_length > 0 ||
+           (peer->resp != NULL && tcp_remote_resp_peer_is_inside(peer));
+}
+
 static enum tcp_remote_step peer_recv_failed(struct tcp_remote_peer *peer, ssize_t n)
 {
     if (n < 0 && errno == EINTR) {
         return TCP_REMOTE_STEP_ON;
     }
     if (n < 0 && errno == EAGAIN) {
-        bool at_boundary = peer->phase == TCP_REMOTE_PHASE_HEADER && peer->in_length == 0;
-
-        return at_boundary && tcp_remote_server_draining(peer->loop->server) ? TCP_REMOTE_STEP_CLOSE
-                                                                             : TCP_REMOTE_STEP_READ;
+        return !peer_is_inside(peer) && tcp_remote_server_draining(peer->loop->server)
+                   ? TCP_REMOTE_STEP_CLOSE
+                   : TCP_REMOTE_STEP_READ;
     }
-    if (peer->phase != TCP_REMOTE_PHASE_HEADER) {
+    if (peer->phase != TCP_REMOTE_PHASE_HEADER || peer->has_slot) {
         peer_count(peer, TCP_REMOTE_COUNT_PUT_TRUNCATED);
     }
     return TCP_REMOTE_STEP_CLOSE;
@@ -374,13 +424,16 @@ static enum tcp_remote_step peer_recv_header(struct tcp_remote_peer *peer, size_
 
 static enum tcp_remote_step peer_step_header(struct tcp_remote_peer *peer, size_t *budget)
 {
-    if (peer->in_length >= TCP_REMOTE_REQUEST_BYTES) {
+    if (peer->closing && peer->out_length == 0) {
+        return TCP_REMOTE_STEP_CLOSE;
+    }
+    if (peer->in_length >= peer->request_bytes && !peer->closing) {
         if (*budget == 0) {
             peer->flushing = peer->out_length > 0;
             return peer->flushing ? TCP_REMOTE_STEP_ON : TCP_REMOTE_STEP_YIELD;
         }
         *budget -= REQUEST_COST < *budget ? REQUEST_COST : *budget;
-        return peer_request(peer);
+        return peer->resp != NULL ? tcp_remote_resp_peer_request(peer) : peer_request(peer);
     }
     if (peer->out_length > 0) {
         peer->flushing = true;
@@ -450,7 +503,8 @@ bool tcp_remote_peer_is_late(struct tcp_remote_peer *peer)
     if (peer->flushing) {
         limit = options->send_timeout_ms;
         why = TCP_REMOTE_COUNT_SLOW_READERS;
-    } else if (peer->phase != TCP_REMOTE_PHASE_HEADER || peer->in_length > 0) {
+    } else if (peer_is_inside(peer) ||
+               (peer->resp != NULL && !tcp_remote_resp_peer_is_known(peer))) {
         limit = options->stall_timeout_ms;
         why = TCP_REMOTE_COUNT_STALLED;
     } else {
@@ -462,9 +516,9 @@ bool tcp_remote_peer_is_late(struct tcp_remote_peer *peer)
     }
     peer_count(peer, why);
     if (why != TCP_REMOTE_COUNT_IDLE_CLOSED) {
-        peer_complain(peer, why == TCP_REMOTE_COUNT_STALLED
-                                ? "stopped in the middle of a request, closed"
-                                : "does not take its reply, closed");
+        tcp_remote_peer_complain(peer, why == TCP_REMOTE_COUNT_STALLED
+                                           ? "stopped in the middle of a request, closed"
+                                           : "does not take its reply, closed");
     }
     return true;
 }

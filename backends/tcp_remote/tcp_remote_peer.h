@@ -30,6 +30,8 @@ enum tcp_remote_step {
     TCP_REMOTE_STEP_CLOSE,
 };
 
+struct tcp_remote_resp_peer;
+
 struct tcp_remote_peer {
     enum tcp_remote_source source; /* PEER */
     enum tcp_remote_phase phase;
@@ -44,8 +46,10 @@ struct tcp_remote_peer {
     uint32_t events; /* what epoll watches */
     uint64_t moved_ms; /* last byte in or out */
     struct kvl_sock_addr addr;
+    struct tcp_remote_resp_peer *resp; /* owned; NULL = speaks lm:// */
 
     /* request bytes read ahead */
+    size_t request_bytes; /* so many before there is anything to do */
     size_t in_at;
     size_t in_length;
 
@@ -56,12 +60,15 @@ struct tcp_remote_peer {
     bool has_slot;
     uint32_t key_length;
 
-    /* replies under way: headers in `out`, then the payload of the last one */
+    /* replies under way: headers in `out`, then the payload of the last one and what ends it */
     bool flushing; /* nothing is read until all of it left */
+    bool closing; /* nothing is read any more */
     size_t out_at;
     size_t out_length;
     const uint8_t *payload;
     size_t payload_left;
+    const char *tail; /* static */
+    size_t tail_left;
     uint64_t lease;
     bool has_lease;
     char *list; /* owned; payload of a LIST reply */
@@ -83,5 +90,22 @@ enum tcp_remote_step tcp_remote_peer_run(struct tcp_remote_peer *peer);
 
 /** True when a time limit of the connection has passed; counts which. */
 bool tcp_remote_peer_is_late(struct tcp_remote_peer *peer);
+
+/* ---- for the protocols it may speak ---- */
+
+/**
+ * Makes room for a chunk whose bytes follow, and takes them. Its key must stand in peer->key.
+ * @return 0; -EMSGSIZE, -ENOMEM: the bytes are dropped, an older chunk of that key is gone.
+ */
+int tcp_remote_peer_receive(struct tcp_remote_peer *peer, const struct kvl_chunk *chunk);
+
+/** Drops `bytes` that follow. */
+void tcp_remote_peer_drop(struct tcp_remote_peer *peer, size_t bytes);
+
+/** Makes the chunk visible. @return 0; -EINVAL. */
+int tcp_remote_peer_commit(struct tcp_remote_peer *peer);
+
+/** Logs once per peer host. */
+void tcp_remote_peer_complain(struct tcp_remote_peer *peer, const char *what);
 
 #endif /* KVL_TCP_REMOTE_PEER_H */

@@ -12,16 +12,25 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tcp_remote_hold.h"
+#include "tcp_remote_resp_peer.h"
+
 #define BACKLOG 1024
 #define ACCEPTS_PER_TURN 64
 #define ACCEPT_PAUSE_MS 100
 /* All LIST replies together; one peer asking again and again must not fill memory. */
 #define LIST_BYTES_MAX ((size_t)512 * 1024 * 1024)
 #define PEERS_REMEMBERED 64u
-#define SOCKETS_MAX (TCP_REMOTE_LISTENERS_MAX * KVL_SOCK_ADDRS_MAX)
+#define SOCKETS_MAX (2 * TCP_REMOTE_LISTENERS_MAX * KVL_SOCK_ADDRS_MAX)
+/* Chunks kept after an EXISTS: so many, and at most this part of the store. */
+#define HELD_MAX 4096u
+#define HELD_PART 4u
+
+enum server_protocol { SERVER_LM, SERVER_RESP };
 
 struct server_listener {
     enum tcp_remote_source source; /* LISTENER */
+    enum server_protocol protocol;
     int fd; /* -1 = closed */
     struct kvl_sock_addr addr;
 };
@@ -30,6 +39,7 @@ struct tcp_remote_server {
     const struct kvl_host *host; /* borrowed */
     struct tcp_remote_options options;
     struct tcp_remote_loop *loops; /* options.io_threads of them */
+    struct tcp_remote_hold *hold; /* NULL = RESP is off, or holds nothing */
 
     /* loop 0 alone, once the threads run */
     struct server_listener listeners[SOCKETS_MAX];
@@ -50,6 +60,7 @@ struct tcp_remote_server {
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t changed; /* a connection went, or the listeners */
     char address[KVL_SOCK_TEXT_MAX + 8];
+    char resp_address[KVL_SOCK_TEXT_MAX + 8];
     struct in6_addr seen[PEERS_REMEMBERED];
     uint32_t seen_count;
 };
@@ -74,6 +85,16 @@ bool tcp_remote_server_draining(const struct tcp_remote_server *server)
     return atomic_load_explicit(&server->draining, memory_order_acquire);
 }
 
+static int server_make_hold(const struct kvl_host *host, const struct tcp_remote_options *options,
+                            struct tcp_remote_hold **hold_out)
+{
+    if (options->resp_listen_count == 0 || options->resp_hold_ms == 0) {
+        return 0;
+    }
+    return tcp_remote_hold_create(host, HELD_MAX, host->store_max_bytes(host) / HELD_PART,
+                                  hold_out);
+}
+
 int tcp_remote_server_create(const struct kvl_host *host, const struct tcp_remote_options *options,
                              struct tcp_remote_server **server_out)
 {
@@ -84,7 +105,8 @@ int tcp_remote_server_create(const struct kvl_host *host, const struct tcp_remot
         return -ENOMEM;
     }
     server->loops = calloc(options->io_threads, sizeof(*server->loops));
-    if (server->loops == NULL) {
+    if (server->loops == NULL || server_make_hold(host, options, &server->hold) < 0) {
+        free(server->loops);
         free(server);
         return -ENOMEM;
     }
@@ -122,8 +144,8 @@ static int server_check_addr(const struct tcp_remote_server *server,
                           text);
 }
 
-static int server_listen_one(struct tcp_remote_server *server, const struct kvl_sock_addr *addr,
-                             struct kvl_err *err)
+static int server_listen_one(struct tcp_remote_server *server, enum server_protocol protocol,
+                             const struct kvl_sock_addr *addr, struct kvl_err *err)
 {
     struct server_listener *listener = &server->listeners[server->listener_count];
     char text[KVL_SOCK_TEXT_MAX];
@@ -138,14 +160,15 @@ static int server_listen_one(struct tcp_remote_server *server, const struct kvl_
         return tcp_remote_err(err, r, "tcp_remote: cannot listen on '%s': %s", text, strerror(-r));
     }
     listener->source = TCP_REMOTE_SOURCE_LISTENER;
+    listener->protocol = protocol;
     listener->addr = *addr;
     server->listener_count++;
     (void)kvl_sock_local(listener->fd, &listener->addr);
     return 0;
 }
 
-static int server_listen_name(struct tcp_remote_server *server, const struct kvl_sock_name *name,
-                              struct kvl_err *err)
+static int server_listen_name(struct tcp_remote_server *server, enum server_protocol protocol,
+                              const struct kvl_sock_name *name, struct kvl_err *err)
 {
     struct kvl_sock_addr addrs[KVL_SOCK_ADDRS_MAX];
     uint16_t port = name->port;
@@ -158,7 +181,7 @@ static int server_listen_name(struct tcp_remote_server *server, const struct kvl
     for (size_t i = 0; i < count; i++) {
         /* one port for all families of a name, also when the kernel picked it */
         kvl_sock_set_port(&addrs[i], port);
-        r = server_listen_one(server, &addrs[i], err);
+        r = server_listen_one(server, protocol, &addrs[i], err);
         if ((r == -EADDRNOTAVAIL || r == -EAFNOSUPPORT) && i > 0) {
             continue; /* a name with an address of a family this machine has not got */
         }
@@ -170,18 +193,38 @@ static int server_listen_name(struct tcp_remote_server *server, const struct kvl
     return 0;
 }
 
+/* The first listener of a protocol, as a client names it. */
+static void server_print_address(const struct tcp_remote_server *server,
+                                 enum server_protocol protocol, char *text_out, size_t size)
+{
+    static const char *const schemes[] = {"lm://", "resp://"};
+    char text[KVL_SOCK_TEXT_MAX];
+
+    text_out[0] = '\0';
+    for (size_t i = 0; i < server->listener_count; i++) {
+        const struct server_listener *listener = &server->listeners[i];
+
+        if (listener->protocol == protocol) {
+            kvl_sock_print(&listener->addr, text, sizeof(text));
+            snprintf(text_out, size, "%s%s",
+                     kvl_sock_is_unix(&listener->addr) ? "" : schemes[protocol], text);
+            return;
+        }
+    }
+}
+
 static void server_note_address(struct tcp_remote_server *server)
 {
     char text[KVL_SOCK_TEXT_MAX];
 
-    kvl_sock_print(&server->listeners[0].addr, text, sizeof(text));
     pthread_mutex_lock(&server->lock);
-    snprintf(server->address, sizeof(server->address), "%s%s",
-             kvl_sock_is_unix(&server->listeners[0].addr) ? "" : "lm://", text);
+    server_print_address(server, SERVER_LM, server->address, sizeof(server->address));
+    server_print_address(server, SERVER_RESP, server->resp_address, sizeof(server->resp_address));
     pthread_mutex_unlock(&server->lock);
     for (size_t i = 0; i < server->listener_count; i++) {
         kvl_sock_print(&server->listeners[i].addr, text, sizeof(text));
-        kvl_info(server->host->log, "tcp_remote: listening on '%s'", text);
+        kvl_info(server->host->log, "tcp_remote: listening on '%s'%s", text,
+                 server->listeners[i].protocol == SERVER_RESP ? " for RESP" : "");
     }
 }
 
@@ -258,10 +301,14 @@ static int server_start_threads(struct tcp_remote_server *server, struct kvl_err
 
 int tcp_remote_server_start(struct tcp_remote_server *server, struct kvl_err *err)
 {
+    const struct tcp_remote_options *options = &server->options;
     int r = 0;
 
-    for (size_t i = 0; i < server->options.listen_count && r == 0; i++) {
-        r = server_listen_name(server, &server->options.listen[i], err);
+    for (size_t i = 0; i < options->listen_count && r == 0; i++) {
+        r = server_listen_name(server, SERVER_LM, &options->listen[i], err);
+    }
+    for (size_t i = 0; i < options->resp_listen_count && r == 0; i++) {
+        r = server_listen_name(server, SERVER_RESP, &options->resp_listen[i], err);
     }
     if (r == 0) {
         server->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -334,6 +381,7 @@ void tcp_remote_server_stop(struct tcp_remote_server *server)
         tcp_remote_loop_fini(&server->loops[i]);
     }
     server_close_listeners(server);
+    (void)tcp_remote_server_drop_holds(server);
     if (server->reserve_fd >= 0) {
         close(server->reserve_fd);
         server->reserve_fd = -1;
@@ -350,6 +398,7 @@ void tcp_remote_server_destroy(struct tcp_remote_server *server)
     }
     pthread_cond_destroy(&server->changed);
     pthread_mutex_destroy(&server->lock);
+    tcp_remote_hold_destroy(server->hold);
     free(server->loops);
     free(server);
 }
@@ -365,7 +414,22 @@ void tcp_remote_server_gone(struct tcp_remote_server *server)
     }
 }
 
-static void server_take(struct tcp_remote_server *server, int fd, const struct kvl_sock_addr *addr)
+static struct tcp_remote_peer *server_make_peer(const struct server_listener *listener, int fd,
+                                                const struct kvl_sock_addr *addr)
+{
+    struct tcp_remote_peer *peer = tcp_remote_peer_create(fd, addr);
+
+    if (peer != NULL && listener->protocol == SERVER_RESP &&
+        tcp_remote_resp_peer_attach(peer) < 0) {
+        peer->fd = -1; /* the caller's */
+        tcp_remote_peer_destroy(peer);
+        peer = NULL;
+    }
+    return peer;
+}
+
+static void server_take(struct tcp_remote_server *server, const struct server_listener *listener,
+                        int fd, const struct kvl_sock_addr *addr)
 {
     struct tcp_remote_peer *peer;
 
@@ -379,7 +443,7 @@ static void server_take(struct tcp_remote_server *server, int fd, const struct k
         close(fd);
         return;
     }
-    peer = tcp_remote_peer_create(fd, addr);
+    peer = server_make_peer(listener, fd, addr);
     if (peer == NULL) {
         atomic_fetch_add(&server->refused, 1);
         close(fd);
@@ -424,7 +488,7 @@ void tcp_remote_server_accept(struct tcp_remote_server *server, void *listener)
         fd = accept4(listen_fd, (struct sockaddr *)&addr.sa, &addr.length,
                      SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
-            server_take(server, fd, &addr);
+            server_take(server, listener, fd, &addr);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             server_out_of_descriptors(server, listen_fd);
         } else if (errno == EAGAIN) {
@@ -435,6 +499,9 @@ void tcp_remote_server_accept(struct tcp_remote_server *server, void *listener)
 
 void tcp_remote_server_tend(struct tcp_remote_server *server, uint64_t now_ms)
 {
+    if (server->hold != NULL) {
+        (void)tcp_remote_hold_expire(server->hold, now_ms);
+    }
     if (atomic_load(&server->quiesced)) {
         if (atomic_load(&server->listening)) {
             server_close_listeners(server);
@@ -452,10 +519,39 @@ void tcp_remote_server_tend(struct tcp_remote_server *server, uint64_t now_ms)
 
 int tcp_remote_server_tend_in(const struct tcp_remote_server *server, uint64_t now_ms)
 {
-    if (server->paused_until_ms == 0) {
+    uint64_t next = server->paused_until_ms == 0 ? KVL_NEVER : server->paused_until_ms;
+    uint64_t held = server->hold == NULL ? KVL_NEVER : tcp_remote_hold_next(server->hold);
+
+    next = held < next ? held : next;
+    if (next == KVL_NEVER) {
         return -1;
     }
-    return server->paused_until_ms > now_ms ? (int)(server->paused_until_ms - now_ms) : 0;
+    next = next > now_ms ? next - now_ms : 0;
+    return next < INT32_MAX ? (int)next : INT32_MAX;
+}
+
+void tcp_remote_server_hold(struct tcp_remote_server *server, const struct kvl_key *key,
+                            const struct kvl_view *take_view, uint64_t now_ms)
+{
+    if (server->hold == NULL) {
+        (void)server->host->store_release(server->host, take_view->lease);
+        return;
+    }
+    if (tcp_remote_hold_keep(server->hold, key, take_view, now_ms + server->options.resp_hold_ms)) {
+        tcp_remote_loop_wake(&server->loops[0]); /* may be waiting without a limit */
+    }
+}
+
+void tcp_remote_server_forget(struct tcp_remote_server *server, const struct kvl_key *key)
+{
+    if (server->hold != NULL) {
+        tcp_remote_hold_forget(server->hold, key);
+    }
+}
+
+bool tcp_remote_server_drop_holds(struct tcp_remote_server *server)
+{
+    return server->hold != NULL && tcp_remote_hold_expire(server->hold, KVL_NEVER) > 0;
 }
 
 bool tcp_remote_server_first(struct tcp_remote_server *server, const struct kvl_sock_addr *addr)
@@ -507,23 +603,30 @@ void tcp_remote_server_health(struct tcp_remote_server *server, struct kvl_healt
     health_out->state = listening ? KVL_HEALTH_OK : KVL_HEALTH_DOWN;
     pthread_mutex_lock(&server->lock);
     snprintf(health_out->address, sizeof(health_out->address), "%s", server->address);
-    pthread_mutex_unlock(&server->lock);
     if (listening) {
-        snprintf(health_out->text, sizeof(health_out->text), "serving %" PRIu64 " connections",
-                 atomic_load(&server->connections));
+        snprintf(health_out->text, sizeof(health_out->text), "serving %" PRIu64 " connections%s%s",
+                 atomic_load(&server->connections), server->resp_address[0] != '\0' ? ", " : "",
+                 server->resp_address);
     } else {
         snprintf(health_out->text, sizeof(health_out->text), "not listening");
     }
+    pthread_mutex_unlock(&server->lock);
 }
 
 void tcp_remote_server_stats(struct tcp_remote_server *server, kvl_stat_fn fn, void *ctx)
 {
     static const char *const names[TCP_REMOTE_COUNTERS] = {
-        "requests_put",    "requests_get",   "requests_exist",  "requests_list",
-        "requests_health", "hits",           "misses",          "stored",
-        "puts_refused",    "puts_truncated", "protocol_errors", "slow_readers_closed",
-        "stalled_closed",  "idle_closed",    "bytes_in",        "bytes_out",
+        "requests_put",     "requests_get",    "requests_exist",
+        "requests_list",    "requests_health", "hits",
+        "misses",           "stored",          "puts_refused",
+        "puts_truncated",   "protocol_errors", "slow_readers_closed",
+        "stalled_closed",   "idle_closed",     "bytes_in",
+        "bytes_out",        "resp_set",        "resp_get",
+        "resp_exists",      "resp_other",      "resp_errors",
+        "resp_auth_failed",
     };
+    uint64_t held_bytes = 0;
+    uint32_t held = 0;
 
     fn(ctx, "connections", atomic_load(&server->connections));
     fn(ctx, "connections_accepted", atomic_load(&server->accepted));
@@ -535,5 +638,12 @@ void tcp_remote_server_stats(struct tcp_remote_server *server, kvl_stat_fn fn, v
             sum += atomic_load_explicit(&server->loops[i].counters[c], memory_order_relaxed);
         }
         fn(ctx, names[c], sum);
+    }
+    if (server->options.resp_listen_count > 0) {
+        if (server->hold != NULL) {
+            tcp_remote_hold_stats(server->hold, &held, &held_bytes);
+        }
+        fn(ctx, "resp_held", held);
+        fn(ctx, "resp_held_bytes", held_bytes);
     }
 }

@@ -53,6 +53,14 @@ void tcp_remote_server_gone(struct tcp_remote_server *server);
 bool tcp_remote_server_stopping(const struct tcp_remote_server *server);
 bool tcp_remote_server_draining(const struct tcp_remote_server *server);
 
+/** Keeps a chunk from eviction for `resp_hold`; takes the lease. */
+void tcp_remote_server_hold(struct tcp_remote_server *server, const struct kvl_key *key,
+                            const struct kvl_view *take_view, uint64_t now_ms);
+/** Ends that for a chunk that was replaced or removed. */
+void tcp_remote_server_forget(struct tcp_remote_server *server, const struct kvl_key *key);
+/** Ends that for all of them: memory is short. @return true when there were any. */
+bool tcp_remote_server_drop_holds(struct tcp_remote_server *server);
+
 /** True once per peer host, for what is worth one line in the log. */
 bool tcp_remote_server_first(struct tcp_remote_server *server, const struct kvl_sock_addr *addr);
 
