@@ -62,6 +62,15 @@ void tcp_remote_loop_hand_over(struct tcp_remote_loop *loop, struct tcp_remote_p
     tcp_remote_loop_wake(loop);
 }
 
+void tcp_remote_loop_fetched(struct tcp_remote_loop *loop, struct tcp_remote_peer *peer)
+{
+    pthread_mutex_lock(&loop->lock);
+    peer->fetched_next = loop->fetched;
+    loop->fetched = peer;
+    pthread_mutex_unlock(&loop->lock);
+    tcp_remote_loop_wake(loop);
+}
+
 /* ---- lists ---- */
 
 static void loop_link(struct tcp_remote_loop *loop, struct tcp_remote_peer *peer)
@@ -124,6 +133,10 @@ static void loop_close(struct tcp_remote_loop *loop, struct tcp_remote_peer *pee
 {
     loop_clear_ready(loop, peer);
     loop_unlink(loop, peer);
+    if (peer->fetching) {
+        tcp_remote_peer_abandon(peer);
+        return;
+    }
     tcp_remote_peer_destroy(peer);
     tcp_remote_server_gone(loop->server);
 }
@@ -156,6 +169,10 @@ static void loop_run(struct tcp_remote_loop *loop, struct tcp_remote_peer *peer)
         /* not EPOLLIN: a client that sends on without reading must not fill our memory */
         r = loop_watch(loop, peer, EPOLLOUT);
         break;
+    case TCP_REMOTE_STEP_PARK:
+        /* only the end of the connection is told, and once */
+        r = loop_watch(loop, peer, EPOLLONESHOT);
+        break;
     case TCP_REMOTE_STEP_YIELD:
         loop_set_ready(loop, peer);
         break;
@@ -166,6 +183,40 @@ static void loop_run(struct tcp_remote_loop *loop, struct tcp_remote_peer *peer)
     if (r < 0) {
         loop_close(loop, peer);
     }
+}
+
+static void loop_take_fetched(struct tcp_remote_loop *loop, struct tcp_remote_peer *peer,
+                              bool run)
+{
+    while (peer != NULL) {
+        struct tcp_remote_peer *next = peer->fetched_next;
+
+        peer->fetching = false;
+        if (peer->abandoned) {
+            tcp_remote_peer_destroy(peer);
+            tcp_remote_server_gone(loop->server);
+        } else if (run) {
+            peer->moved_ms = loop->now_ms;
+            loop_run(loop, peer);
+        }
+        peer = next;
+    }
+}
+
+/* After the events of a turn: one of them may be of a peer that is closed here. */
+static void loop_run_fetched(struct tcp_remote_loop *loop)
+{
+    struct tcp_remote_peer *fetched;
+
+    if (!loop->woken) {
+        return;
+    }
+    loop->woken = false;
+    pthread_mutex_lock(&loop->lock);
+    fetched = loop->fetched;
+    loop->fetched = NULL;
+    pthread_mutex_unlock(&loop->lock);
+    loop_take_fetched(loop, fetched, true);
 }
 
 static void loop_take_handed(struct tcp_remote_loop *loop)
@@ -179,6 +230,7 @@ static void loop_take_handed(struct tcp_remote_loop *loop)
     peer = loop->handed;
     loop->handed = NULL;
     pthread_mutex_unlock(&loop->lock);
+    loop->woken = true;
     while (peer != NULL) {
         struct tcp_remote_peer *next = peer->next;
 
@@ -262,7 +314,19 @@ static int loop_timeout(const struct tcp_remote_loop *loop)
     return timeout;
 }
 
-static void loop_event(struct tcp_remote_loop *loop, void *source)
+static void loop_peer_event(struct tcp_remote_loop *loop, struct tcp_remote_peer *peer,
+                            uint32_t events)
+{
+    if (peer->fetching) {
+        if ((events & (EPOLLHUP | EPOLLERR)) != 0) {
+            loop_close(loop, peer);
+        }
+    } else if (!peer->is_ready) {
+        loop_run(loop, peer);
+    }
+}
+
+static void loop_event(struct tcp_remote_loop *loop, void *source, uint32_t happened)
 {
     switch (*(const enum tcp_remote_source *)source) {
     case TCP_REMOTE_SOURCE_WAKE:
@@ -272,9 +336,7 @@ static void loop_event(struct tcp_remote_loop *loop, void *source)
         tcp_remote_server_accept(loop->server, source);
         break;
     case TCP_REMOTE_SOURCE_PEER:
-        if (!((struct tcp_remote_peer *)source)->is_ready) {
-            loop_run(loop, source);
-        }
+        loop_peer_event(loop, source, happened);
         break;
     default:
         break;
@@ -293,8 +355,9 @@ void *tcp_remote_loop_main(void *arg)
 
         loop->now_ms = loop->host->now_ms(loop->host);
         for (int i = 0; i < n; i++) {
-            loop_event(loop, events[i].data.ptr);
+            loop_event(loop, events[i].data.ptr, events[i].events);
         }
+        loop_run_fetched(loop);
         loop_run_ready(loop);
         if (!drained && tcp_remote_server_draining(loop->server)) {
             drained = true;
@@ -318,6 +381,8 @@ void tcp_remote_loop_fini(struct tcp_remote_loop *loop)
         tcp_remote_server_gone(loop->server);
     }
     loop->handed = NULL;
+    loop_take_fetched(loop, loop->fetched, false);
+    loop->fetched = NULL;
     while (loop->peers != NULL) {
         loop_close(loop, loop->peers);
     }

@@ -66,13 +66,15 @@ struct tcp_remote_loop {
     uint64_t thread;
     bool running; /* thread has been made */
 
-    pthread_mutex_t lock; /* guards `handed` */
+    pthread_mutex_t lock; /* guards what other threads hand over */
     struct tcp_remote_peer *handed; /* new connections, linked by `next` */
+    struct tcp_remote_peer *fetched; /* back from a fetch, linked by `fetched_next` */
 
     /* the thread's own */
     struct tcp_remote_peer *peers;
     struct tcp_remote_peer *ready; /* have work that epoll does not know of */
     uint32_t peer_count;
+    bool woken; /* somebody handed something over */
     uint64_t now_ms; /* of this turn */
     uint64_t scan_ms; /* next look at the time limits */
     uint8_t *scratch; /* where refused bodies go */
@@ -92,6 +94,9 @@ void *tcp_remote_loop_main(void *arg);
 
 /** Gives a connection to the loop, which owns it from now on. Any thread. */
 void tcp_remote_loop_hand_over(struct tcp_remote_loop *loop, struct tcp_remote_peer *take_peer);
+
+/** Hands a connection of this loop back after its fetch. Any thread. */
+void tcp_remote_loop_fetched(struct tcp_remote_loop *loop, struct tcp_remote_peer *peer);
 
 /** Ends the wait of the loop. Any thread. */
 void tcp_remote_loop_wake(struct tcp_remote_loop *loop);

@@ -61,7 +61,9 @@ void tcp_remote_peer_destroy(struct tcp_remote_peer *peer)
     }
     peer_drop_payload(peer);
     free(peer->resp);
-    close(peer->fd);
+    if (peer->fd >= 0) {
+        close(peer->fd);
+    }
     free(peer);
 }
 
@@ -295,37 +297,79 @@ static enum tcp_remote_step peer_put(struct tcp_remote_peer *peer,
     return TCP_REMOTE_STEP_ON;
 }
 
-static void peer_get(struct tcp_remote_peer *peer, const struct kvl_key *key)
+static void peer_send_chunk(struct tcp_remote_peer *peer, const struct kvl_view *view)
 {
-    const struct kvl_host *host = peer->loop->host;
-    struct kvl_view view;
-
-    if (host->store_get(host, key, &view) < 0) {
-        peer_count(peer, TCP_REMOTE_COUNT_MISSES);
-        peer_reply_plain(peer, false);
-        return;
-    }
     peer->has_lease = true;
-    peer->lease = view.lease;
-    if (view.length > INT32_MAX) { /* put there by the engine; the wire cannot say it */
+    peer->lease = view->lease;
+    if (view->length > INT32_MAX) { /* put there by the engine; the wire cannot say it */
         peer_drop_payload(peer);
         peer_count(peer, TCP_REMOTE_COUNT_MISSES);
         peer_reply_plain(peer, false);
         return;
     }
     peer_count(peer, TCP_REMOTE_COUNT_HITS);
-    peer->payload = view.data;
-    peer->payload_left = (size_t)view.length;
-    peer_reply(peer, TCP_REMOTE_SUCCESS, (int32_t)view.length, &view.attrs);
+    peer->payload = view->data;
+    peer->payload_left = (size_t)view->length;
+    peer_reply(peer, TCP_REMOTE_SUCCESS, (int32_t)view->length, &view->attrs);
     peer->flushing = true;
 }
 
-static void peer_exist(struct tcp_remote_peer *peer, const struct kvl_key *key)
+static struct kvl_key peer_key(const struct tcp_remote_peer *peer)
 {
-    bool hit = peer->loop->host->store_exists(peer->loop->host, key) == 0;
+    return (struct kvl_key){.text = peer->key, .length = peer->key_length};
+}
 
-    peer_count(peer, hit ? TCP_REMOTE_COUNT_HITS : TCP_REMOTE_COUNT_MISSES);
-    peer_reply_plain(peer, hit);
+/* The request's bytes are reused while the peer waits. */
+static void peer_keep_key(struct tcp_remote_peer *peer, const struct kvl_key *key)
+{
+    memcpy(peer->key, key->text, key->length);
+    peer->key_length = key->length;
+}
+
+static enum tcp_remote_step peer_get_again(struct tcp_remote_peer *peer, int status)
+{
+    const struct kvl_host *host = peer->loop->host;
+    const struct kvl_key key = peer_key(peer);
+    struct kvl_view view;
+
+    if (status == 0 && host->store_get(host, &key, &view) == 0) {
+        peer_send_chunk(peer, &view);
+    } else {
+        peer_count(peer, TCP_REMOTE_COUNT_MISSES);
+        peer_reply_plain(peer, false);
+    }
+    return TCP_REMOTE_STEP_ON;
+}
+
+static enum tcp_remote_step peer_get(struct tcp_remote_peer *peer, const struct kvl_key *key)
+{
+    const struct kvl_host *host = peer->loop->host;
+    struct kvl_view view;
+
+    if (host->store_get(host, key, &view) == 0) {
+        peer_send_chunk(peer, &view);
+        return TCP_REMOTE_STEP_ON;
+    }
+    peer_keep_key(peer, key);
+    return tcp_remote_peer_fetch(peer, key, 0, peer_get_again) ? TCP_REMOTE_STEP_ON
+                                                              : peer_get_again(peer, -ENOENT);
+}
+
+static enum tcp_remote_step peer_exist_again(struct tcp_remote_peer *peer, int status)
+{
+    peer_count(peer, status == 0 ? TCP_REMOTE_COUNT_HITS : TCP_REMOTE_COUNT_MISSES);
+    peer_reply_plain(peer, status == 0);
+    return TCP_REMOTE_STEP_ON;
+}
+
+static enum tcp_remote_step peer_exist(struct tcp_remote_peer *peer, const struct kvl_key *key)
+{
+    int r = peer->loop->host->store_exists(peer->loop->host, key);
+
+    if (r < 0 && tcp_remote_peer_fetch(peer, key, KVL_FETCH_LOOKUP, peer_exist_again)) {
+        return TCP_REMOTE_STEP_ON;
+    }
+    return peer_exist_again(peer, r);
 }
 
 static enum tcp_remote_step peer_list(struct tcp_remote_peer *peer)
@@ -365,11 +409,9 @@ static enum tcp_remote_step peer_request(struct tcp_remote_peer *peer)
     case TCP_REMOTE_PUT:
         return peer_put(peer, &request);
     case TCP_REMOTE_GET:
-        peer_get(peer, &key);
-        break;
+        return peer_get(peer, &key);
     case TCP_REMOTE_EXIST:
-        peer_exist(peer, &key);
-        break;
+        return peer_exist(peer, &key);
     case TCP_REMOTE_LIST:
         return peer_list(peer);
     default:
@@ -377,6 +419,52 @@ static enum tcp_remote_step peer_request(struct tcp_remote_peer *peer)
         break;
     }
     return TCP_REMOTE_STEP_ON;
+}
+
+/* ---- fetching ---- */
+
+/* Runs in another thread, which may touch nothing else of the peer. */
+static void peer_fetched(void *ctx, int32_t status)
+{
+    struct tcp_remote_peer *peer = ctx;
+
+    peer->fetch_status = status;
+    tcp_remote_loop_fetched(peer->loop, peer);
+}
+
+bool tcp_remote_peer_fetch(struct tcp_remote_peer *peer, const struct kvl_key *key, uint32_t flags,
+                           tcp_remote_resume_fn resume)
+{
+    const struct kvl_host *host = peer->loop->host;
+
+    if (!KVL_HAS_OP(host, store_fetch)) {
+        return false;
+    }
+    peer->fetching = true; /* the end may come before the call returns */
+    peer->resume = resume;
+    if (host->store_fetch(host, key, flags, peer_fetched, peer) < 0) {
+        peer->fetching = false;
+        return false;
+    }
+    peer->phase = TCP_REMOTE_PHASE_FETCH;
+    peer->flushing = peer->out_length > 0; /* earlier answers need not wait */
+    return true;
+}
+
+void tcp_remote_peer_abandon(struct tcp_remote_peer *peer)
+{
+    peer->abandoned = true;
+    close(peer->fd);
+    peer->fd = -1;
+}
+
+static enum tcp_remote_step peer_step_fetch(struct tcp_remote_peer *peer)
+{
+    if (peer->fetching) {
+        return TCP_REMOTE_STEP_PARK;
+    }
+    peer->phase = TCP_REMOTE_PHASE_HEADER;
+    return peer->resume(peer, peer->fetch_status);
 }
 
 /* ---- receiving ---- */
@@ -487,6 +575,8 @@ enum tcp_remote_step tcp_remote_peer_run(struct tcp_remote_peer *peer)
             step = peer_flush(peer, &budget);
         } else if (peer->phase == TCP_REMOTE_PHASE_HEADER) {
             step = peer_step_header(peer, &budget);
+        } else if (peer->phase == TCP_REMOTE_PHASE_FETCH) {
+            step = peer_step_fetch(peer);
         } else {
             step = peer_step_body(peer, &budget);
         }
@@ -510,6 +600,9 @@ bool tcp_remote_peer_is_late(struct tcp_remote_peer *peer)
     } else {
         limit = options->idle_timeout_ms;
         why = TCP_REMOTE_COUNT_IDLE_CLOSED;
+    }
+    if (peer->fetching) {
+        return false; /* it is us who are late */
     }
     if (limit == 0 || peer->is_ready || peer->loop->now_ms - peer->moved_ms < limit) {
         return false;

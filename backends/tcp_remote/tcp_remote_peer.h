@@ -19,6 +19,7 @@ enum tcp_remote_phase {
     TCP_REMOTE_PHASE_HEADER, /* wants a request, or the rest of one */
     TCP_REMOTE_PHASE_BODY, /* receives a PUT into the store */
     TCP_REMOTE_PHASE_DROP, /* receives a PUT that was refused */
+    TCP_REMOTE_PHASE_FETCH, /* waits for a chunk from below the store */
 };
 
 /** What a connection waits for after its turn. */
@@ -26,11 +27,16 @@ enum tcp_remote_step {
     TCP_REMOTE_STEP_ON, /* nothing: go on at once */
     TCP_REMOTE_STEP_READ,
     TCP_REMOTE_STEP_WRITE,
+    TCP_REMOTE_STEP_PARK, /* until what was fetched is here; nothing is read meanwhile */
     TCP_REMOTE_STEP_YIELD, /* its next turn; epoll would not tell */
     TCP_REMOTE_STEP_CLOSE,
 };
 
 struct tcp_remote_resp_peer;
+struct tcp_remote_peer;
+
+/** Goes on with a request after its fetch ended with `status`. */
+typedef enum tcp_remote_step (*tcp_remote_resume_fn)(struct tcp_remote_peer *peer, int status);
 
 struct tcp_remote_peer {
     enum tcp_remote_source source; /* PEER */
@@ -47,6 +53,13 @@ struct tcp_remote_peer {
     uint64_t moved_ms; /* last byte in or out */
     struct kvl_sock_addr addr;
     struct tcp_remote_resp_peer *resp; /* owned; NULL = speaks lm:// */
+
+    /* fetch under way: another thread will hand the peer back to its loop */
+    bool fetching;
+    bool abandoned; /* closed meanwhile: freed when it comes back */
+    int fetch_status; /* written by that thread, read after it handed over */
+    struct tcp_remote_peer *fetched_next;
+    tcp_remote_resume_fn resume;
 
     /* request bytes read ahead */
     size_t request_bytes; /* so many before there is anything to do */
@@ -104,6 +117,16 @@ void tcp_remote_peer_drop(struct tcp_remote_peer *peer, size_t bytes);
 
 /** Makes the chunk visible. @return 0; -EINVAL. */
 int tcp_remote_peer_commit(struct tcp_remote_peer *peer);
+
+/**
+ * Asks for a chunk that the store has not. The connection then waits; replies stay in order.
+ * @return true when it will be resumed; false when the miss is final.
+ */
+bool tcp_remote_peer_fetch(struct tcp_remote_peer *peer, const struct kvl_key *key, uint32_t flags,
+                           tcp_remote_resume_fn resume);
+
+/** Closes the socket of a peer that is still fetching; it is destroyed when it comes back. */
+void tcp_remote_peer_abandon(struct tcp_remote_peer *peer);
 
 /** Logs once per peer host. */
 void tcp_remote_peer_complain(struct tcp_remote_peer *peer, const char *what);

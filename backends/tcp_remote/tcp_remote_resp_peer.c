@@ -162,18 +162,14 @@ static enum tcp_remote_step resp_set(struct tcp_remote_peer *peer)
     return resp_reply(peer, "+OK\r\n");
 }
 
-static enum tcp_remote_step resp_get(struct tcp_remote_peer *peer)
+static enum tcp_remote_step resp_get_again(struct tcp_remote_peer *peer, int status)
 {
     const struct kvl_host *host = peer->loop->host;
+    const struct kvl_key key = {.text = peer->key, .length = peer->key_length};
     uint8_t head[TCP_REMOTE_RESP_HEAD_MAX];
-    char text[KVL_KEY_MAX];
     struct kvl_view view;
-    struct kvl_key key;
 
-    if (!resp_key(&peer->resp->parser, text, &key)) {
-        return resp_reply(peer, REFUSED_KEY);
-    }
-    if (host->store_get(host, &key, &view) < 0) {
+    if (status < 0 || host->store_get(host, &key, &view) < 0) {
         resp_tally(peer, TCP_REMOTE_COUNT_MISSES);
         return resp_reply(peer, "$-1\r\n");
     }
@@ -189,23 +185,47 @@ static enum tcp_remote_step resp_get(struct tcp_remote_peer *peer)
     return TCP_REMOTE_STEP_ON;
 }
 
-static enum tcp_remote_step resp_exists(struct tcp_remote_peer *peer)
+static enum tcp_remote_step resp_exists_again(struct tcp_remote_peer *peer, int status)
 {
     const struct kvl_host *host = peer->loop->host;
-    char text[KVL_KEY_MAX];
+    const struct kvl_key key = {.text = peer->key, .length = peer->key_length};
     struct kvl_view view;
-    struct kvl_key key;
 
-    if (!resp_key(&peer->resp->parser, text, &key)) {
-        return resp_reply(peer, REFUSED_KEY);
-    }
-    if (host->store_get(host, &key, &view) < 0) {
+    if (status < 0 || host->store_get(host, &key, &view) < 0) {
         resp_tally(peer, TCP_REMOTE_COUNT_MISSES);
         return resp_reply(peer, ":0\r\n");
     }
     resp_tally(peer, TCP_REMOTE_COUNT_HITS);
     tcp_remote_server_hold(peer->loop->server, &key, &view, peer->loop->now_ms);
     return resp_reply(peer, ":1\r\n");
+}
+
+/* GET and EXISTS look here first, then below. EXISTS brings the value along: it is promised then. */
+static enum tcp_remote_step resp_find(struct tcp_remote_peer *peer, tcp_remote_resume_fn again)
+{
+    const struct kvl_host *host = peer->loop->host;
+    char text[KVL_KEY_MAX];
+    struct kvl_key key;
+
+    if (!resp_key(&peer->resp->parser, text, &key)) {
+        return resp_reply(peer, REFUSED_KEY);
+    }
+    memcpy(peer->key, key.text, key.length);
+    peer->key_length = key.length;
+    if (host->store_exists(host, &key) < 0 && tcp_remote_peer_fetch(peer, &key, 0, again)) {
+        return TCP_REMOTE_STEP_ON;
+    }
+    return again(peer, 0);
+}
+
+static enum tcp_remote_step resp_get(struct tcp_remote_peer *peer)
+{
+    return resp_find(peer, resp_get_again);
+}
+
+static enum tcp_remote_step resp_exists(struct tcp_remote_peer *peer)
+{
+    return resp_find(peer, resp_exists_again);
 }
 
 /* ---- what clients say before they begin ---- */
