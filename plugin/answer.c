@@ -8,7 +8,7 @@
 #include "scatter.h"
 
 int kvl_answer_check(const struct kvl_batch *batch, const struct kvl_result *result,
-                       enum kvl_op_kind kind)
+                     enum kvl_op_kind kind)
 {
     if (batch->size < sizeof(*batch) || batch->count == 0 || batch->count > KVL_BATCH_MAX ||
         batch->chunks == NULL || (batch->sg_first != NULL && batch->sg == NULL) ||
@@ -20,8 +20,7 @@ int kvl_answer_check(const struct kvl_batch *batch, const struct kvl_result *res
         uint64_t bytes = 0;
         int r;
 
-        if (chunk->key.text == NULL || chunk->key.length == 0 ||
-            chunk->key.length > KVL_KEY_MAX) {
+        if (chunk->key.text == NULL || chunk->key.length == 0 || chunk->key.length > KVL_KEY_MAX) {
             return -EINVAL;
         }
         if (kind != KVL_OP_LOAD && kind != KVL_OP_SAVE) {
@@ -127,8 +126,7 @@ int kvl_answer_done(const struct kvl_answer *answer, enum kvl_op_kind kind,
     if (op_out != NULL) {
         *op_out = 0;
     }
-    return tell(result, kind, answer->status, answer->location, answer->count,
-                           answer->bytes, 0);
+    return tell(result, kind, answer->status, answer->location, answer->count, answer->bytes, 0);
 }
 
 static uint64_t op_deadline(const struct kvl_instance *instance, const struct kvl_batch *batch)
@@ -164,7 +162,7 @@ static void deliver(struct kvl_instance *instance, struct kvl_op *op)
 
 /* The engine's side of the end: waits as it may, then delivers or hands out the handle. */
 int kvl_answer_finish(struct kvl_instance *instance, struct kvl_op *op, uint64_t deadline_ms,
-                  struct kvl_result *result)
+                      struct kvl_result *result)
 {
     int r = kvl_drive(instance, op, deadline_ms);
 
@@ -182,7 +180,7 @@ int kvl_answer_finish(struct kvl_instance *instance, struct kvl_op *op, uint64_t
 }
 
 int kvl_answer_start(struct kvl_instance *instance, struct kvl_op *op, struct kvl_result *result,
-                    uint64_t *op_out)
+                     uint64_t *op_out)
 {
     uint64_t handle = op->handle;
     int r = kvl_answer_finish(instance, op, op_out != NULL ? 0 : KVL_NEVER, result);
@@ -211,7 +209,8 @@ void kvl_answer_give(struct kvl_op *op, const struct kvl_answer *answer)
 
 /* An op for what the own process could not answer. */
 struct kvl_op *kvl_answer_op_for_rest(struct kvl_instance *instance, enum kvl_op_kind kind,
-                                  const struct kvl_batch *batch, const struct kvl_answer *answer)
+                                      const struct kvl_batch *batch,
+                                      const struct kvl_answer *answer)
 {
     struct kvl_op *op = kvl_answer_op(instance, kind, batch);
 

@@ -152,8 +152,7 @@ int kvl_arena_init(struct kvl_arena *arena, void *base, uint64_t bytes)
     uint32_t all;
 
     *arena = (struct kvl_arena){.unused = KVL_ARENA_NONE};
-    if ((uintptr_t)base % PAGE != 0 || bytes < PAGE ||
-        bytes / KVL_ARENA_GRAIN > UINT32_MAX) {
+    if ((uintptr_t)base % PAGE != 0 || bytes < PAGE || bytes / KVL_ARENA_GRAIN > UINT32_MAX) {
         return -EINVAL;
     }
     memset(arena->classes, 0xff, sizeof(arena->classes));

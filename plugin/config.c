@@ -72,8 +72,7 @@ void kvl_config_error(struct kvl_config *config, uint32_t line, const char *fmt,
     config->errors_length += length + 1;
 }
 
-const struct kvl_config_section *kvl_config_find(const struct kvl_config *config,
-                                                 const char *name)
+const struct kvl_config_section *kvl_config_find(const struct kvl_config *config, const char *name)
 {
     for (size_t i = 0; i < config->section_count; i++) {
         if (strcmp(config->sections[i].name, name) == 0) {
@@ -320,9 +319,8 @@ static int read_file(const char *path, char **text_out, size_t *length_out, stru
         const int code = S_ISREG(st.st_mode) ? -EFBIG : S_ISDIR(st.st_mode) ? -EISDIR : -EINVAL;
 
         close(fd);
-        return kvl_err_set(err, code, 0,
-                           "config: '%s' is not a regular file of at most %u bytes", path,
-                           KVL_CONFIG_FILE_MAX);
+        return kvl_err_set(err, code, 0, "config: '%s' is not a regular file of at most %u bytes",
+                           path, KVL_CONFIG_FILE_MAX);
     }
     text = malloc(KVL_CONFIG_FILE_MAX + 1);
     while (text != NULL && used <= KVL_CONFIG_FILE_MAX) {
@@ -542,8 +540,8 @@ static int apply_key(struct kvl_config *config, const struct kvl_config_section 
     near = nearest_option(settings, settings_count, key->name);
     kvl_config_error(config, key->line, "[%s] %s = %.100s: unknown key%s%s%s", section->name,
                      key->name, has_secret(settings, settings_count) ? "(not shown)" : key->value,
-                     near != NULL ? "; did you mean '" : "",
-                     near != NULL ? near : "", near != NULL ? "'?" : "");
+                     near != NULL ? "; did you mean '" : "", near != NULL ? near : "",
+                     near != NULL ? "'?" : "");
     return 0;
 }
 

@@ -57,8 +57,7 @@ int kvl_config_init(struct kvl_config *config, const struct kvl_open_params *par
 void kvl_config_fini(struct kvl_config *config);
 
 /** Section by name, or NULL. */
-const struct kvl_config_section *kvl_config_find(const struct kvl_config *config,
-                                                 const char *name);
+const struct kvl_config_section *kvl_config_find(const struct kvl_config *config, const char *name);
 
 /** Adds an error. `line` 0 leaves the position out. */
 void kvl_config_error(struct kvl_config *config, uint32_t line, const char *fmt, ...)
@@ -77,7 +76,6 @@ const struct kvl_setting *kvl_settings_get(const struct kvl_settings *settings, 
 void kvl_settings_fini(struct kvl_settings *settings);
 
 /** Fills an error record of the caller: code and one sentence. Takes NULL. @return code. */
-int kvl_err_set(struct kvl_err *err, int code, int os_errno, const char *fmt, ...)
-    KVL_PRINTF(4, 5);
+int kvl_err_set(struct kvl_err *err, int code, int os_errno, const char *fmt, ...) KVL_PRINTF(4, 5);
 
 #endif /* KVL_PLUGIN_CONFIG_H */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "option.h"
+#include "quota.h"
 
 /* Hints for this many keys: 16 bytes each when used. */
 #define REGISTRY_ENTRIES (1u << 20)
@@ -52,6 +53,15 @@ static const struct kvl_option store_options[] = {
      .value = "lru",
      .choices = "lru|s3fifo",
      .help = "who goes first when room is needed"},
+    {.name = "quota",
+     .type = KVL_OPTION_SIZE,
+     .value = "0",
+     .min = 0,
+     .max = 256ll << 30,
+     .help = "most bytes of one namespace (what stands before the first '@' of a key); 0 = all"},
+    {.name = "quotas",
+     .type = KVL_OPTION_STRING,
+     .help = "most bytes of some namespaces: name=size, name=size"},
     {.name = "checksum",
      .type = KVL_OPTION_BOOL,
      .value = "yes",
@@ -103,19 +113,32 @@ static const char *near_core_section(const char *name)
     return kvl_name_nearest(name, core_sections, 2);
 }
 
+/* A list is text to the option table; what is in it is looked at here. */
+static void check_quotas(struct plan *plan)
+{
+    const char *list = kvl_settings_get(&plan->store, "quotas")->text;
+    struct kvl_quota *scratch = calloc(1, sizeof(*scratch));
+    char why[200];
+
+    if (scratch != NULL && kvl_quota_init(scratch, 0, list, why, sizeof(why)) < 0) {
+        kvl_config_error(&plan->config, 0, "[store] quotas: %s", why);
+    }
+    free(scratch);
+}
+
 static int plan_init(struct plan *plan, const struct kvl_open_params *params, struct kvl_err *err)
 {
     const struct kvl_setting *path;
     int r;
 
-    plan->kvlane = (struct kvl_settings){.options = kvlane_options,
-                                         .option_count = COUNT(kvlane_options)};
+    plan->kvlane =
+        (struct kvl_settings){.options = kvlane_options, .option_count = COUNT(kvlane_options)};
     plan->store =
         (struct kvl_settings){.options = store_options, .option_count = COUNT(store_options)};
     r = kvl_config_init(&plan->config, params, err);
     if (r == 0) {
-        r = kvl_config_apply(&plan->config, kvl_config_find(&plan->config, "kvlane"),
-                             &plan->kvlane, 1);
+        r = kvl_config_apply(&plan->config, kvl_config_find(&plan->config, "kvlane"), &plan->kvlane,
+                             1);
     }
     if (r == 0) {
         r = kvl_config_apply(&plan->config, kvl_config_find(&plan->config, "store"), &plan->store,
@@ -127,6 +150,7 @@ static int plan_init(struct plan *plan, const struct kvl_open_params *params, st
     if (r < 0) {
         return r;
     }
+    check_quotas(plan);
     path = kvl_settings_get(&plan->kvlane, "module_path");
     if (path->is_set) {
         snprintf(plan->module_path, sizeof(plan->module_path), "%s", path->text);
@@ -187,8 +211,9 @@ static int make_store(struct kvl_instance *instance, const struct plan *plan,
                          ? params->arena_bytes
                          : (uint64_t)kvl_settings_get(&plan->store, "max_bytes")->number,
         .max_chunks = (uint64_t)kvl_settings_get(&plan->store, "max_chunks")->number,
-        .eviction =
-            (enum kvl_evict_policy)kvl_settings_get(&plan->store, "eviction")->number,
+        .eviction = (enum kvl_evict_policy)kvl_settings_get(&plan->store, "eviction")->number,
+        .quota = (uint64_t)kvl_settings_get(&plan->store, "quota")->number,
+        .quotas = kvl_settings_get(&plan->store, "quotas")->text,
         .checksum = kvl_settings_get(&plan->store, "checksum")->number != 0,
     };
     int r = kvl_store_create(&store, &instance->store);
@@ -404,8 +429,7 @@ static int reload_backends(struct kvl_instance *instance, struct plan *plan, int
 
     for (uint32_t i = 0; i < instance->route.count; i++) {
         struct kvl_backend *backend = instance->route.backends[i];
-        const struct kvl_config_section *section =
-            kvl_config_find(&plan->config, backend->name);
+        const struct kvl_config_section *section = kvl_config_find(&plan->config, backend->name);
         int r;
 
         if (section == NULL) {
@@ -595,8 +619,10 @@ int kvl_core_close(struct kvl_instance *instance, uint64_t deadline_ms)
                   (unsigned long long)lost);
     }
     if (out > 0) {
-        kvl_warn(&instance->log, "core: %llu leases or slots were still out; their memory stays "
-                 "mapped", (unsigned long long)out);
+        kvl_warn(&instance->log,
+                 "core: %llu leases or slots were still out; their memory stays "
+                 "mapped",
+                 (unsigned long long)out);
         r = lost > 0 ? -ETIMEDOUT : -EBUSY;
     }
     free_instance(instance);

@@ -92,8 +92,7 @@ void kvl_evict_add(struct kvl_evict *evict, uint32_t index)
     int which = FIRST;
 
     node_at(evict, index)->uses = 0;
-    if (evict->policy == KVL_EVICT_S3FIFO &&
-        is_remembered(evict, evict->hash(evict->ctx, index))) {
+    if (evict->policy == KVL_EVICT_S3FIFO && is_remembered(evict, evict->hash(evict->ctx, index))) {
         which = MAIN;
     }
     push(evict, index, which);
@@ -143,8 +142,7 @@ static uint32_t victim_s3fifo(struct kvl_evict *evict, uint32_t most)
 
     for (uint64_t looks = most < all ? most : all; looks > 0; looks--) {
         const int from_small =
-            small->oldest != NONE &&
-            (main->oldest == NONE || small->weight >= main->weight);
+            small->oldest != NONE && (main->oldest == NONE || small->weight >= main->weight);
         uint32_t at = from_small ? small->oldest : main->oldest;
         struct kvl_evict_node *node;
 
@@ -168,7 +166,7 @@ static uint32_t victim_s3fifo(struct kvl_evict *evict, uint32_t most)
 uint32_t kvl_evict_victim(struct kvl_evict *evict, uint32_t looks)
 {
     return evict->policy == KVL_EVICT_S3FIFO ? victim_s3fifo(evict, looks)
-                                              : victim_lru(evict, looks);
+                                             : victim_lru(evict, looks);
 }
 
 uint32_t kvl_evict_ahead(struct kvl_evict *evict, uint32_t index)

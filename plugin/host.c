@@ -120,8 +120,8 @@ static int host_store_remove(const struct kvl_host *host, const struct kvl_key *
     return r;
 }
 
-static int host_store_fetch(const struct kvl_host *host, const struct kvl_key *key,
-                            uint32_t flags, kvl_fetch_fn fn, void *ctx)
+static int host_store_fetch(const struct kvl_host *host, const struct kvl_key *key, uint32_t flags,
+                            kvl_fetch_fn fn, void *ctx)
 {
     const struct kvl_watcher *watcher = backend_of(host)->watcher;
 

@@ -43,8 +43,8 @@ static int check_folder(const char *dir, struct kvl_err *err)
         }
         if (!owner_ok(&st)) {
             return kvl_err_set(err, -EACCES, 0,
-                               "module: folder '%s' belongs to user %u, not to root or to us",
-                               path, (unsigned)st.st_uid);
+                               "module: folder '%s' belongs to user %u, not to root or to us", path,
+                               (unsigned)st.st_uid);
         }
         if ((st.st_mode & (S_IWGRP | S_IWOTH)) != 0 && (leaf || (st.st_mode & S_ISVTX) == 0)) {
             return kvl_err_set(err, -EACCES, 0,
@@ -72,9 +72,8 @@ static int check_file(const char *path, const struct stat *st, struct kvl_err *e
         return kvl_err_set(err, -EACCES, 0, "module: '%s' is not a regular file", path);
     }
     if (!owner_ok(st)) {
-        return kvl_err_set(err, -EACCES, 0,
-                           "module: '%s' belongs to user %u, not to root or to us", path,
-                           (unsigned)st->st_uid);
+        return kvl_err_set(err, -EACCES, 0, "module: '%s' belongs to user %u, not to root or to us",
+                           path, (unsigned)st->st_uid);
     }
     if ((st->st_mode & (S_IWGRP | S_IWOTH)) != 0) {
         return kvl_err_set(err, -EACCES, 0,
@@ -137,12 +136,11 @@ static int find_file(struct kvl_module *module, const char *dir, const char *wor
     snprintf(path, sizeof(path), "%s/kvl-%s.so", folder, word);
     module->path = realpath(path, NULL);
     if (module->path == NULL) {
-        return errno == ENOENT ? not_found(folder, word, err)
-                               : kvl_err_set(err, -errno, errno, "module: '%s': %s", path,
-                                             strerror(errno));
+        return errno == ENOENT
+                   ? not_found(folder, word, err)
+                   : kvl_err_set(err, -errno, errno, "module: '%s': %s", path, strerror(errno));
     }
-    if (strncmp(module->path, folder, strlen(folder)) != 0 ||
-        module->path[strlen(folder)] != '/') {
+    if (strncmp(module->path, folder, strlen(folder)) != 0 || module->path[strlen(folder)] != '/') {
         return kvl_err_set(err, -EACCES, 0, "module: '%s' leads out of its folder to '%s'", path,
                            module->path);
     }
@@ -199,7 +197,10 @@ struct cap_slot {
     const char *name;
 };
 
-#define SLOT(bit, slot) {bit, offsetof(struct kvl_backend_ops, slot), #slot}
+#define SLOT(bit, slot)                                                                            \
+    {                                                                                              \
+        bit, offsetof(struct kvl_backend_ops, slot), #slot                                         \
+    }
 
 static const struct cap_slot slots[] = {
     SLOT(0, create),
@@ -224,14 +225,13 @@ static int check_slots(const struct kvl_module *module, struct kvl_err *err)
         if (fn != NULL || (slots[i].cap & module->desc.caps) != slots[i].cap) {
             continue;
         }
-        return kvl_err_set(err, -ELIBBAD, 0,
-                           slots[i].cap == 0
-                               ? "module: '%s' lacks the mandatory operation '%s' (its table has "
-                                 "%u bytes, this core's %zu)"
-                               : "module: '%s' claims a capability but lacks its operation '%s' "
-                                 "(its table has %u bytes, this core's %zu)",
-                           module->path, slots[i].name, module->ops.size,
-                           sizeof(struct kvl_backend_ops));
+        return kvl_err_set(
+            err, -ELIBBAD, 0,
+            slots[i].cap == 0 ? "module: '%s' lacks the mandatory operation '%s' (its table has "
+                                "%u bytes, this core's %zu)"
+                              : "module: '%s' claims a capability but lacks its operation '%s' "
+                                "(its table has %u bytes, this core's %zu)",
+            module->path, slots[i].name, module->ops.size, sizeof(struct kvl_backend_ops));
     }
     return 0;
 }
@@ -241,10 +241,12 @@ static int copy_options(struct kvl_module *module, struct kvl_err *err)
     const uint32_t count = module->desc.option_count;
     const uint32_t step = module->desc.option_size;
 
-    if (count > MAX_OPTIONS || (count > 0 && (module->desc.options == NULL ||
-                                              step < offsetof(struct kvl_option, help)))) {
-        return kvl_err_set(err, -ELIBBAD, 0, "module: '%s' has an option table of %u entries of %u "
-                           "bytes that this core cannot read", module->path, count, step);
+    if (count > MAX_OPTIONS ||
+        (count > 0 && (module->desc.options == NULL || step < offsetof(struct kvl_option, help)))) {
+        return kvl_err_set(err, -ELIBBAD, 0,
+                           "module: '%s' has an option table of %u entries of %u "
+                           "bytes that this core cannot read",
+                           module->path, count, step);
     }
     module->options = calloc(count + 1, sizeof(*module->options));
     if (module->options == NULL) {

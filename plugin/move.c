@@ -34,12 +34,10 @@ static void lookup_hints(struct kvl_instance *instance, const struct kvl_batch *
 static int lookup_local(struct kvl_instance *instance, const struct kvl_batch *batch,
                         struct kvl_answer *answer)
 {
-    uint32_t found =
-        kvl_store_lookup(instance->store, batch->chunks, batch->count, answer->status);
+    uint32_t found = kvl_store_lookup(instance->store, batch->chunks, batch->count, answer->status);
 
     for (uint32_t i = 0; i < batch->count; i++) {
-        answer->location[i] =
-            answer->status[i] == 0 ? KVL_LOCATION_LOCAL : KVL_LOCATION_NONE;
+        answer->location[i] = answer->status[i] == 0 ? KVL_LOCATION_LOCAL : KVL_LOCATION_NONE;
     }
     kvl_count(&instance->counters, KVL_COUNT_LOOKUPS, 1);
     kvl_count(&instance->counters, KVL_COUNT_LOOKUP_CHUNKS, batch->count);
@@ -105,8 +103,8 @@ static int load_local(struct kvl_instance *instance, const struct kvl_batch *bat
     }
     r = chunk_fits(chunk, &view) ? kvl_store_verify(instance->store, &view) : -EBADMSG;
     if (r == 0 && batch->sg_first != NULL) {
-        kvl_sg_scatter(&batch->sg[batch->sg_first[i]],
-                       batch->sg_first[i + 1] - batch->sg_first[i], view.data);
+        kvl_sg_scatter(&batch->sg[batch->sg_first[i]], batch->sg_first[i + 1] - batch->sg_first[i],
+                       view.data);
     }
     *bytes += r == 0 ? view.length : 0;
     kvl_store_release(instance->store, view.lease);

@@ -44,8 +44,8 @@ static uint32_t batch_runs(const struct kvl_batch *batch)
     return batch->sg_first != NULL ? batch->sg_first[batch->count] - batch->sg_first[0] : 0;
 }
 
-int kvl_op_create(struct kvl_flights *flights, enum kvl_op_kind kind,
-                  const struct kvl_batch *batch, uint64_t deadline_ms, struct kvl_op **op_out)
+int kvl_op_create(struct kvl_flights *flights, enum kvl_op_kind kind, const struct kvl_batch *batch,
+                  uint64_t deadline_ms, struct kvl_op **op_out)
 {
     const uint32_t count = batch != NULL ? batch->count : 0;
     struct kvl_op *op = calloc(1, sizeof(*op));

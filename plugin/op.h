@@ -75,8 +75,8 @@ struct kvl_op {
  * An op with room for `items` of a batch of `count` chunks whose keys and runs are copied by
  * kvl_op_add. @return 0; -ENOMEM.
  */
-int kvl_op_create(struct kvl_flights *flights, enum kvl_op_kind kind,
-                  const struct kvl_batch *batch, uint64_t deadline_ms, struct kvl_op **op_out);
+int kvl_op_create(struct kvl_flights *flights, enum kvl_op_kind kind, const struct kvl_batch *batch,
+                  uint64_t deadline_ms, struct kvl_op **op_out);
 
 /** Notes a failure of an item: one that is no plain miss is kept. */
 void kvl_op_item_failed(struct kvl_op_item *item, int status);

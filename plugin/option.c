@@ -137,8 +137,8 @@ static void describe(const struct kvl_option *option, char *out, size_t size)
     } else if (option->type == KVL_OPTION_ENUM) {
         snprintf(out, size, "one of %s", option->choices);
     } else if (option->min != 0 || option->max != 0) {
-        snprintf(out, size, "%s from %" PRId64 " to %" PRId64 "%s", what[option->type],
-                 option->min, option->max, unit);
+        snprintf(out, size, "%s from %" PRId64 " to %" PRId64 "%s", what[option->type], option->min,
+                 option->max, unit);
     } else {
         snprintf(out, size, "%s", what[option->type]);
     }

@@ -36,8 +36,7 @@ static void backend_health(const struct kvl_backend *backend, struct kvl_health 
     }
 }
 
-int kvl_core_health(struct kvl_instance *instance, uint32_t location,
-                    struct kvl_health *health_out)
+int kvl_core_health(struct kvl_instance *instance, uint32_t location, struct kvl_health *health_out)
 {
     struct kvl_health health = {.size = sizeof(health)};
 

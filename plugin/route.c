@@ -144,8 +144,7 @@ int kvl_backend_reload(struct kvl_backend *backend, struct kvl_config *config,
 
 /* The backend's own check, or its create. Not called when the file has errors already. */
 static int make_instance(const struct kvl_route_context *context, struct kvl_backend *backend,
-                         const struct kvl_config_section *section, int create,
-                         struct kvl_err *err)
+                         const struct kvl_config_section *section, int create, struct kvl_err *err)
 {
     const struct kvl_backend_ops *ops = &backend->module.ops;
     int r;
@@ -195,8 +194,7 @@ int kvl_backend_create(const struct kvl_route_context *context,
     }
     snprintf(backend->name, sizeof(backend->name), "%s", section->name);
     name_word(section->name, word, sizeof(word));
-    backend->log =
-        kvl_log_make(context->log, context->log_ctx, backend->name, context->log_level);
+    backend->log = kvl_log_make(context->log, context->log_ctx, backend->name, context->log_level);
     backend->store = context->store;
     backend->flights = context->flights;
     backend->watcher = context->watcher;
@@ -206,8 +204,7 @@ int kvl_backend_create(const struct kvl_route_context *context,
     if (r == 0) {
         r = read_settings(context, section, backend);
         if (r < 0) {
-            kvl_err_set(err, r, 0, "%s: cannot read its settings: %s", backend->name,
-                        strerror(-r));
+            kvl_err_set(err, r, 0, "%s: cannot read its settings: %s", backend->name, strerror(-r));
         }
     }
     if (r == 0) {

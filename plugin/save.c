@@ -26,7 +26,8 @@ static uint32_t save_targets(const struct kvl_instance *instance, uint32_t flags
     for (uint32_t i = 0; (flags & KVL_BATCH_LOCAL_ONLY) == 0 && i < instance->route.count; i++) {
         const struct kvl_backend *backend = instance->route.backends[i];
 
-        if (atomic_load_explicit(&backend->put_to, memory_order_relaxed) == KVL_PUT_YES && kvl_drive_can(backend, KVL_CAP_WRITE)) {
+        if (atomic_load_explicit(&backend->put_to, memory_order_relaxed) == KVL_PUT_YES &&
+            kvl_drive_can(backend, KVL_CAP_WRITE)) {
             mask |= 1u << i;
         }
     }
@@ -77,8 +78,8 @@ static int save_local(struct saving *saving, uint32_t i)
         return r;
     }
     if (chunk->bytes > 0) {
-        kvl_sg_gather(&batch->sg[batch->sg_first[i]],
-                      batch->sg_first[i + 1] - batch->sg_first[i], addr);
+        kvl_sg_gather(&batch->sg[batch->sg_first[i]], batch->sg_first[i + 1] - batch->sg_first[i],
+                      addr);
     }
     saving->answer->bytes += chunk->bytes;
     return kvl_store_commit(saving->instance->store, slot, NULL);

@@ -7,9 +7,10 @@
 #define STEPS (1u << STEP_BITS)
 
 const char *const kvl_counter_names[KVL_COUNTERS] = {
-    "lookups",    "lookup_chunks", "lookup_hits_local", "lookup_hits_remote", "loads",
-    "load_chunks", "load_hits_local", "load_hits_remote", "load_bytes",      "saves",
-    "save_chunks", "save_bytes",    "timeouts",          "cancels",
+    "lookups",    "lookup_chunks", "lookup_hits_local", "lookup_hits_remote",
+    "loads",      "load_chunks",   "load_hits_local",   "load_hits_remote",
+    "load_bytes", "saves",         "save_chunks",       "save_bytes",
+    "timeouts",   "cancels",
 };
 
 static uint32_t bucket_of(uint64_t value)

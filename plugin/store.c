@@ -2,298 +2,12 @@
 #include "store.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 
-#include "arena.h"
-#include "evict.h"
+#include "entry.h"
 #include "hash.h"
 
-#define NONE UINT32_MAX
-#define BLOCK_BITS 12u
-#define BLOCK_ENTRIES (1u << BLOCK_BITS)
-#define MAX_BLOCKS 65536u
 #define FIRST_BUCKETS 1024u
-
-enum entry_state {
-    ENTRY_UNUSED, /* in the list of unused entries */
-    ENTRY_WRITING, /* reserved: not in the index, not in the order */
-    ENTRY_LIVE,
-    ENTRY_GONE, /* out of the index, kept by its leases */
-};
-
-/* Is the chunk in the tier below, if there is one? */
-enum below_state { BELOW_NO, BELOW_TAKEN, BELOW_YES };
-
-struct entry {
-    uint64_t hash;
-    uint64_t bytes;
-    uint64_t checksum;
-    void *data;
-    struct kvl_attrs attrs;
-    uint32_t generation; /* of this life; a handle of an earlier one does not match */
-    uint32_t leases;
-    uint32_t span;
-    uint32_t next_hash; /* chain of the bucket; or list of unused entries */
-    struct kvl_evict_node node;
-    uint8_t state;
-    uint8_t has_span;
-    uint8_t has_checksum;
-    uint8_t below; /* enum below_state */
-    uint8_t key_length;
-    char key[KVL_KEY_MAX];
-};
-
-struct kvl_store {
-    pthread_mutex_t lock; /* guards everything below */
-    struct kvl_arena arena;
-    struct entry *blocks[MAX_BLOCKS]; /* entries never move: leased ones are read unlocked */
-    uint32_t block_count;
-    uint32_t unused;
-    uint32_t *buckets;
-    uint32_t bucket_mask;
-    struct kvl_evict evict;
-    uint64_t max_chunks;
-    int checksum;
-    struct kvl_store_events events;
-    int spare_unwritten; /* evict only what the tier below has */
-    struct kvl_store_stats stats;
-};
-
-static struct entry *entry_at(const struct kvl_store *store, uint32_t index)
-{
-    return &store->blocks[index >> BLOCK_BITS][index & (BLOCK_ENTRIES - 1)];
-}
-
-static uint64_t handle_of(const struct entry *entry, uint32_t index)
-{
-    return (uint64_t)entry->generation << 32 | index;
-}
-
-/* The entry a handle names when it is still in that life, else NULL. */
-static struct entry *entry_of(const struct kvl_store *store, uint64_t handle, uint32_t *index_out)
-{
-    uint32_t index = (uint32_t)handle;
-    struct entry *entry;
-
-    if (index >> BLOCK_BITS >= store->block_count) {
-        return NULL;
-    }
-    entry = entry_at(store, index);
-    if (entry->generation != (uint32_t)(handle >> 32)) {
-        return NULL;
-    }
-    *index_out = index;
-    return entry;
-}
-
-static int add_block(struct kvl_store *store)
-{
-    struct entry *block;
-    uint32_t first = store->block_count << BLOCK_BITS;
-
-    if (store->block_count == MAX_BLOCKS) {
-        return -ENOMEM;
-    }
-    block = calloc(BLOCK_ENTRIES, sizeof(*block));
-    if (block == NULL) {
-        return -ENOMEM;
-    }
-    store->blocks[store->block_count++] = block;
-    for (uint32_t i = BLOCK_ENTRIES; i-- > 0;) {
-        block[i].generation = 1;
-        block[i].next_hash = store->unused;
-        store->unused = first + i;
-    }
-    return 0;
-}
-
-/* ---- index ---- */
-
-static uint32_t find(const struct kvl_store *store, const struct kvl_key *key, uint64_t hash)
-{
-    uint32_t at = store->buckets[hash & store->bucket_mask];
-
-    while (at != NONE) {
-        const struct entry *entry = entry_at(store, at);
-
-        if (entry->hash == hash && entry->key_length == key->length &&
-            memcmp(entry->key, key->text, key->length) == 0) {
-            return at;
-        }
-        at = entry->next_hash;
-    }
-    return NONE;
-}
-
-static void index_add(struct kvl_store *store, uint32_t index)
-{
-    struct entry *entry = entry_at(store, index);
-    uint32_t *bucket = &store->buckets[entry->hash & store->bucket_mask];
-
-    entry->next_hash = *bucket;
-    *bucket = index;
-}
-
-static void index_drop(struct kvl_store *store, uint32_t index)
-{
-    uint32_t *at = &store->buckets[entry_at(store, index)->hash & store->bucket_mask];
-
-    while (*at != index) {
-        at = &entry_at(store, *at)->next_hash;
-    }
-    *at = entry_at(store, index)->next_hash;
-}
-
-/* Keeps chains short. Without memory they grow longer, that is all. */
-static void index_grow(struct kvl_store *store)
-{
-    uint64_t room = ((uint64_t)store->bucket_mask + 1) * 2;
-    uint32_t *buckets;
-
-    if (store->stats.chunks < room / 2 || room > 1u << 30) {
-        return;
-    }
-    buckets = malloc(room * sizeof(*buckets));
-    if (buckets == NULL) {
-        return;
-    }
-    memset(buckets, 0xff, room * sizeof(*buckets));
-    free(store->buckets);
-    store->buckets = buckets;
-    store->bucket_mask = (uint32_t)room - 1;
-    for (uint32_t at = 0; at < store->block_count << BLOCK_BITS; at++) {
-        if (entry_at(store, at)->state == ENTRY_LIVE) {
-            index_add(store, at);
-        }
-    }
-}
-
-/* ---- what eviction asks of an entry ---- */
-
-static struct kvl_evict_node *evict_node(void *ctx, uint32_t index)
-{
-    return &entry_at(ctx, index)->node;
-}
-
-static uint64_t evict_weight(void *ctx, uint32_t index)
-{
-    return entry_at(ctx, index)->bytes + sizeof(struct entry);
-}
-
-static uint64_t evict_hash(void *ctx, uint32_t index)
-{
-    return entry_at(ctx, index)->hash;
-}
-
-static int evict_is_busy(void *ctx, uint32_t index)
-{
-    const struct kvl_store *store = ctx;
-    const struct entry *entry = entry_at(store, index);
-
-    return entry->leases > 0 || (store->spare_unwritten && entry->below != BELOW_YES);
-}
-
-/* ---- life of an entry ---- */
-
-static void entry_free(struct kvl_store *store, uint32_t index)
-{
-    struct entry *entry = entry_at(store, index);
-
-    if (entry->has_span) {
-        kvl_arena_free(&store->arena, entry->span);
-        entry->has_span = 0;
-    }
-    entry->state = ENTRY_UNUSED;
-    entry->generation++;
-    entry->next_hash = store->unused;
-    store->unused = index;
-    store->stats.used_bytes -= sizeof(*entry);
-}
-
-/* Takes a live entry out of sight; its memory goes when the last lease does. */
-static void entry_hide(struct kvl_store *store, uint32_t index)
-{
-    struct entry *entry = entry_at(store, index);
-
-    index_drop(store, index);
-    kvl_evict_drop(&store->evict, index);
-    entry->state = ENTRY_GONE;
-    store->stats.chunks--;
-    store->stats.bytes -= entry->bytes;
-    if (entry->leases == 0) {
-        entry_free(store, index);
-    }
-}
-
-/* How far to look for one that is safe below before one is lost: the lock is held meanwhile. */
-#define SPARE_LOOKS 256u
-
-/* Leased chunks are passed over: evicting them would free nothing. */
-static int evict_one(struct kvl_store *store)
-{
-    uint32_t at = NONE;
-
-    if (store->events.lost != NULL) {
-        store->spare_unwritten = 1;
-        at = kvl_evict_victim(&store->evict, SPARE_LOOKS);
-        store->spare_unwritten = 0;
-    }
-    at = at != NONE ? at : kvl_evict_victim(&store->evict, KVL_EVICT_ALL);
-    if (at == NONE) {
-        return -ENOMEM;
-    }
-    if (store->events.lost != NULL && entry_at(store, at)->below != BELOW_YES) {
-        const struct entry *entry = entry_at(store, at);
-        const struct kvl_key key = {.text = entry->key, .length = entry->key_length};
-
-        store->stats.lost++;
-        store->events.lost(store->events.ctx, &key);
-    }
-    entry_hide(store, at);
-    store->stats.evictions++;
-    return 0;
-}
-
-static uint64_t total_used(const struct kvl_store *store)
-{
-    return store->arena.used + store->stats.used_bytes;
-}
-
-/* An entry with room for its bytes, and the budget kept. */
-static int entry_new(struct kvl_store *store, uint64_t bytes, uint32_t *index_out)
-{
-    uint64_t grown = (bytes + KVL_ARENA_GRAIN - 1) / KVL_ARENA_GRAIN * KVL_ARENA_GRAIN;
-    struct entry *entry;
-    uint32_t index;
-
-    while (total_used(store) + grown + sizeof(*entry) > store->arena.bytes) {
-        if (evict_one(store) < 0) {
-            return -ENOMEM;
-        }
-    }
-    if (store->unused == NONE && add_block(store) < 0) {
-        return -ENOMEM;
-    }
-    index = store->unused;
-    entry = entry_at(store, index);
-    store->unused = entry->next_hash;
-    entry->has_span = 0;
-    entry->data = NULL;
-    store->stats.used_bytes += sizeof(*entry);
-    while (bytes > 0 &&
-           (entry->data = kvl_arena_alloc(&store->arena, bytes, &entry->span)) == NULL) {
-        if (evict_one(store) < 0) {
-            entry_free(store, index);
-            return -ENOMEM;
-        }
-    }
-    entry->has_span = bytes > 0;
-    *index_out = index;
-    return 0;
-}
-
-/* ---- the interface ---- */
 
 int kvl_store_create(const struct kvl_store_params *params, struct kvl_store **store_out)
 {
@@ -309,26 +23,20 @@ int kvl_store_create(const struct kvl_store_params *params, struct kvl_store **s
         return -ENOMEM;
     }
     memset(store->buckets, 0xff, FIRST_BUCKETS * sizeof(*store->buckets));
-    store->evict = (struct kvl_evict){
-        .node = evict_node,
-        .weight = evict_weight,
-        .hash = evict_hash,
-        .is_busy = evict_is_busy,
-        .ctx = store,
-    };
-    r = kvl_evict_init(&store->evict, params->eviction);
+    r = kvl_entry_policies(store, params);
     if (r == 0) {
         r = kvl_arena_init(&store->arena, params->arena, params->max_bytes);
     }
     if (r < 0) {
         kvl_evict_fini(&store->evict);
+        free(store->quota);
         free(store->buckets);
         free(store);
         return r;
     }
     pthread_mutex_init(&store->lock, NULL);
     store->bucket_mask = FIRST_BUCKETS - 1;
-    store->unused = NONE;
+    store->unused = KVL_ENTRY_NONE;
     store->max_chunks = params->max_chunks;
     store->checksum = params->checksum;
     store->stats.max_bytes = params->max_bytes;
@@ -353,6 +61,7 @@ uint64_t kvl_store_destroy(struct kvl_store *store)
         free(store->blocks[i]);
     }
     kvl_evict_fini(&store->evict);
+    free(store->quota);
     free(store->buckets);
     pthread_mutex_destroy(&store->lock);
     free(store);
@@ -366,10 +75,10 @@ uint32_t kvl_store_lookup(struct kvl_store *store, const struct kvl_chunk *chunk
 
     pthread_mutex_lock(&store->lock);
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t at = find(store, &chunks[i].key, kvl_hash_key(&chunks[i].key));
+        uint32_t at = kvl_entry_find(store, &chunks[i].key, kvl_hash_key(&chunks[i].key));
 
-        status_out[i] = at == NONE ? -ENOENT : 0;
-        found += at != NONE;
+        status_out[i] = at == KVL_ENTRY_NONE ? -ENOENT : 0;
+        found += at != KVL_ENTRY_NONE;
     }
     pthread_mutex_unlock(&store->lock);
     return found;
@@ -378,13 +87,13 @@ uint32_t kvl_store_lookup(struct kvl_store *store, const struct kvl_chunk *chunk
 /* Finds and counts; the lock is held. */
 static uint32_t find_used(struct kvl_store *store, const struct kvl_key *key, uint64_t hash)
 {
-    uint32_t at = find(store, key, hash);
+    uint32_t at = kvl_entry_find(store, key, hash);
 
-    if (at == NONE) {
+    if (at == KVL_ENTRY_NONE) {
         store->stats.misses++;
     } else {
         store->stats.hits++;
-        kvl_evict_touch(&store->evict, at);
+        kvl_entry_touch(store, at);
     }
     return at;
 }
@@ -397,7 +106,7 @@ int kvl_store_exists(struct kvl_store *store, const struct kvl_key *key)
     pthread_mutex_lock(&store->lock);
     at = find_used(store, key, hash);
     pthread_mutex_unlock(&store->lock);
-    return at == NONE ? -ENOENT : 0;
+    return at == KVL_ENTRY_NONE ? -ENOENT : 0;
 }
 
 int kvl_store_touch(struct kvl_store *store, const struct kvl_key *key, uint64_t bytes)
@@ -407,9 +116,9 @@ int kvl_store_touch(struct kvl_store *store, const struct kvl_key *key, uint64_t
     uint32_t at;
 
     pthread_mutex_lock(&store->lock);
-    at = find(store, key, hash);
-    if (at != NONE && entry_at(store, at)->bytes == bytes) {
-        kvl_evict_touch(&store->evict, at);
+    at = kvl_entry_find(store, key, hash);
+    if (at != KVL_ENTRY_NONE && kvl_entry_at(store, at)->bytes == bytes) {
+        kvl_entry_touch(store, at);
         r = 0;
     }
     pthread_mutex_unlock(&store->lock);
@@ -418,7 +127,7 @@ int kvl_store_touch(struct kvl_store *store, const struct kvl_key *key, uint64_t
 
 static void lease(struct kvl_store *store, uint32_t index, struct kvl_view *view_out)
 {
-    struct entry *entry = entry_at(store, index);
+    struct kvl_entry *entry = kvl_entry_at(store, index);
 
     entry->leases++;
     store->stats.leases++;
@@ -427,7 +136,7 @@ static void lease(struct kvl_store *store, uint32_t index, struct kvl_view *view
         .length = entry->bytes,
         .attrs = entry->attrs,
         .checksum = entry->has_checksum ? entry->checksum : 0,
-        .lease = handle_of(entry, index),
+        .lease = kvl_entry_handle(entry, index),
     };
 }
 
@@ -438,11 +147,11 @@ int kvl_store_get(struct kvl_store *store, const struct kvl_key *key, struct kvl
 
     pthread_mutex_lock(&store->lock);
     at = find_used(store, key, hash);
-    if (at != NONE) {
+    if (at != KVL_ENTRY_NONE) {
         lease(store, at, view_out);
     }
     pthread_mutex_unlock(&store->lock);
-    return at == NONE ? -ENOENT : 0;
+    return at == KVL_ENTRY_NONE ? -ENOENT : 0;
 }
 
 int kvl_store_pin(struct kvl_store *store, const struct kvl_key *key, struct kvl_view *view_out)
@@ -451,17 +160,17 @@ int kvl_store_pin(struct kvl_store *store, const struct kvl_key *key, struct kvl
     uint32_t at;
 
     pthread_mutex_lock(&store->lock);
-    at = find(store, key, hash);
-    if (at != NONE) {
+    at = kvl_entry_find(store, key, hash);
+    if (at != KVL_ENTRY_NONE) {
         lease(store, at, view_out);
     }
     pthread_mutex_unlock(&store->lock);
-    return at == NONE ? -ENOENT : 0;
+    return at == KVL_ENTRY_NONE ? -ENOENT : 0;
 }
 
 int kvl_store_verify(struct kvl_store *store, const struct kvl_view *view)
 {
-    struct entry *entry;
+    struct kvl_entry *entry;
     uint32_t index;
 
     if (view->checksum == 0 || kvl_hash_bytes(view->data, view->length) == view->checksum) {
@@ -469,9 +178,9 @@ int kvl_store_verify(struct kvl_store *store, const struct kvl_view *view)
     }
     pthread_mutex_lock(&store->lock);
     store->stats.corrupt++;
-    entry = entry_of(store, view->lease, &index);
-    if (entry != NULL && entry->state == ENTRY_LIVE) {
-        entry_hide(store, index);
+    entry = kvl_entry_of(store, view->lease, &index);
+    if (entry != NULL && entry->state == KVL_ENTRY_LIVE) {
+        kvl_entry_hide(store, index);
     }
     pthread_mutex_unlock(&store->lock);
     return -EBADMSG;
@@ -479,17 +188,17 @@ int kvl_store_verify(struct kvl_store *store, const struct kvl_view *view)
 
 int kvl_store_release(struct kvl_store *store, uint64_t handle)
 {
-    struct entry *entry;
+    struct kvl_entry *entry;
     uint32_t index;
     int r = -EINVAL;
 
     pthread_mutex_lock(&store->lock);
-    entry = entry_of(store, handle, &index);
+    entry = kvl_entry_of(store, handle, &index);
     if (entry != NULL && entry->leases > 0) {
         entry->leases--;
         store->stats.leases--;
-        if (entry->leases == 0 && entry->state == ENTRY_GONE) {
-            entry_free(store, index);
+        if (entry->leases == 0 && entry->state == KVL_ENTRY_GONE) {
+            kvl_entry_free(store, index);
         }
         r = 0;
     }
@@ -500,7 +209,7 @@ int kvl_store_release(struct kvl_store *store, uint64_t handle)
 int kvl_store_reserve(struct kvl_store *store, const struct kvl_chunk *chunk, uint64_t *slot_out,
                       void **addr_out)
 {
-    struct entry *entry;
+    struct kvl_entry *entry;
     uint32_t index;
     uint64_t hash;
     int r;
@@ -513,16 +222,15 @@ int kvl_store_reserve(struct kvl_store *store, const struct kvl_chunk *chunk, ui
     }
     hash = kvl_hash_key(&chunk->key);
     pthread_mutex_lock(&store->lock);
-    r = entry_new(store, chunk->bytes, &index);
+    r = kvl_entry_new(store, &chunk->key, chunk->bytes, &index);
     if (r < 0) {
         store->stats.refused++;
         pthread_mutex_unlock(&store->lock);
         return r;
     }
-    entry = entry_at(store, index);
-    entry->state = ENTRY_WRITING;
+    entry = kvl_entry_at(store, index);
+    entry->state = KVL_ENTRY_WRITING;
     entry->hash = hash;
-    entry->bytes = chunk->bytes;
     entry->attrs = chunk->attrs;
     entry->checksum = chunk->checksum;
     entry->has_checksum = (chunk->flags & KVL_CHUNK_HAS_CHECKSUM) != 0;
@@ -530,20 +238,20 @@ int kvl_store_reserve(struct kvl_store *store, const struct kvl_chunk *chunk, ui
     entry->key_length = (uint8_t)chunk->key.length;
     memcpy(entry->key, chunk->key.text, chunk->key.length);
     store->stats.reserved++;
-    *slot_out = handle_of(entry, index);
+    *slot_out = kvl_entry_handle(entry, index);
     *addr_out = entry->data;
     pthread_mutex_unlock(&store->lock);
     return 0;
 }
 
 /* The slot's entry, which only its owner touches until it is committed. */
-static struct entry *slot_entry(struct kvl_store *store, uint64_t slot, uint32_t *index_out)
+static struct kvl_entry *slot_entry(struct kvl_store *store, uint64_t slot, uint32_t *index_out)
 {
-    struct entry *entry;
+    struct kvl_entry *entry;
 
     pthread_mutex_lock(&store->lock);
-    entry = entry_of(store, slot, index_out);
-    if (entry != NULL && entry->state != ENTRY_WRITING) {
+    entry = kvl_entry_of(store, slot, index_out);
+    if (entry != NULL && entry->state != KVL_ENTRY_WRITING) {
         entry = NULL;
     }
     pthread_mutex_unlock(&store->lock);
@@ -551,7 +259,7 @@ static struct entry *slot_entry(struct kvl_store *store, uint64_t slot, uint32_t
 }
 
 /* Outside the lock: this reads every byte. */
-static int slot_checksum(const struct kvl_store *store, struct entry *entry)
+static int slot_checksum(const struct kvl_store *store, struct kvl_entry *entry)
 {
     uint64_t sum;
 
@@ -570,7 +278,7 @@ static int slot_checksum(const struct kvl_store *store, struct entry *entry)
 int kvl_store_commit(struct kvl_store *store, uint64_t slot, struct kvl_view *view_out)
 {
     uint32_t index;
-    struct entry *entry = slot_entry(store, slot, &index);
+    struct kvl_entry *entry = slot_entry(store, slot, &index);
     struct kvl_key key;
     uint32_t old;
 
@@ -586,22 +294,26 @@ int kvl_store_commit(struct kvl_store *store, uint64_t slot, struct kvl_view *vi
     }
     key = (struct kvl_key){.text = entry->key, .length = entry->key_length};
     pthread_mutex_lock(&store->lock);
-    old = find(store, &key, entry->hash);
-    if (old != NONE) {
-        entry_hide(store, old);
+    old = kvl_entry_find(store, &key, entry->hash);
+    if (old != KVL_ENTRY_NONE) {
+        kvl_entry_hide(store, old);
     }
-    entry->state = ENTRY_LIVE;
-    entry->below = BELOW_NO;
+    entry->state = KVL_ENTRY_LIVE;
+    entry->below = KVL_BELOW_NO;
     store->stats.reserved--;
     store->stats.chunks++;
     store->stats.bytes += entry->bytes;
-    index_add(store, index);
+    kvl_entry_index(store, index);
     kvl_evict_add(&store->evict, index);
-    index_grow(store);
+    if (store->quota != NULL) {
+        kvl_quota_add(store->quota, index);
+    }
+    kvl_entry_index_grow(store);
     if (view_out != NULL) {
         lease(store, index, view_out);
     }
-    if (store->events.pressure != NULL && total_used(store) > store->arena.bytes / 4 * 3) {
+    if (store->events.pressure != NULL &&
+        kvl_entry_total_used(store) > store->arena.bytes / 4 * 3) {
         store->events.pressure(store->events.ctx);
     }
     pthread_mutex_unlock(&store->lock);
@@ -617,7 +329,7 @@ int kvl_store_abort(struct kvl_store *store, uint64_t slot)
     }
     pthread_mutex_lock(&store->lock);
     store->stats.reserved--;
-    entry_free(store, index);
+    kvl_entry_free(store, index);
     pthread_mutex_unlock(&store->lock);
     return 0;
 }
@@ -628,12 +340,12 @@ int kvl_store_remove(struct kvl_store *store, const struct kvl_key *key)
     uint32_t at;
 
     pthread_mutex_lock(&store->lock);
-    at = find(store, key, hash);
-    if (at != NONE) {
-        entry_hide(store, at);
+    at = kvl_entry_find(store, key, hash);
+    if (at != KVL_ENTRY_NONE) {
+        kvl_entry_hide(store, at);
     }
     pthread_mutex_unlock(&store->lock);
-    return at == NONE ? -ENOENT : 0;
+    return at == KVL_ENTRY_NONE ? -ENOENT : 0;
 }
 
 void kvl_store_set_max_chunks(struct kvl_store *store, uint64_t max_chunks)
@@ -647,7 +359,7 @@ void kvl_store_trim(struct kvl_store *store)
 {
     pthread_mutex_lock(&store->lock);
     while (store->max_chunks != 0 && store->stats.chunks > store->max_chunks &&
-           evict_one(store) == 0) {
+           kvl_entry_evict_one(store) == 0) {
     }
     pthread_mutex_unlock(&store->lock);
 }
@@ -664,31 +376,31 @@ void kvl_store_listen(struct kvl_store *store, const struct kvl_store_events *ev
     pthread_mutex_unlock(&store->lock);
 }
 
-uint32_t kvl_store_take_cold(struct kvl_store *store, struct kvl_store_cold *cold_out, uint32_t room,
-                             uint64_t max_bytes, int all)
+uint32_t kvl_store_take_cold(struct kvl_store *store, struct kvl_store_cold *cold_out,
+                             uint32_t room, uint64_t max_bytes, int all)
 {
     const uint64_t reach = all ? UINT64_MAX : store->arena.bytes / 4;
     uint32_t count = 0;
     uint32_t looks = 0;
     uint64_t passed = 0;
     uint64_t taken = 0;
-    uint32_t at = NONE;
+    uint32_t at = KVL_ENTRY_NONE;
 
     pthread_mutex_lock(&store->lock);
-    if (!all && total_used(store) <= store->arena.bytes / 4 * 3) {
+    if (!all && kvl_entry_total_used(store) <= store->arena.bytes / 4 * 3) {
         pthread_mutex_unlock(&store->lock);
         return 0;
     }
     while (count < room && taken < max_bytes && passed < reach && (all || looks < COLD_LOOKS) &&
-           (at = kvl_evict_ahead(&store->evict, at)) != NONE) {
-        struct entry *entry = entry_at(store, at);
+           (at = kvl_evict_ahead(&store->evict, at)) != KVL_ENTRY_NONE) {
+        struct kvl_entry *entry = kvl_entry_at(store, at);
 
         looks++;
-        passed += evict_weight(store, at);
-        if (entry->below != BELOW_NO) {
+        passed += kvl_entry_weight(store, at);
+        if (entry->below != KVL_BELOW_NO) {
             continue;
         }
-        entry->below = BELOW_TAKEN;
+        entry->below = KVL_BELOW_TAKEN;
         cold_out[count].key = (struct kvl_key){.text = entry->key, .length = entry->key_length};
         lease(store, at, &cold_out[count].view);
         taken += entry->bytes;
@@ -698,13 +410,13 @@ uint32_t kvl_store_take_cold(struct kvl_store *store, struct kvl_store_cold *col
     return count;
 }
 
-static void set_below(struct kvl_store *store, uint64_t lease_handle, enum below_state state)
+static void set_below(struct kvl_store *store, uint64_t lease_handle, enum kvl_below_state state)
 {
-    struct entry *entry;
+    struct kvl_entry *entry;
     uint32_t index;
 
     pthread_mutex_lock(&store->lock);
-    entry = entry_of(store, lease_handle, &index);
+    entry = kvl_entry_of(store, lease_handle, &index);
     if (entry != NULL) {
         entry->below = (uint8_t)state;
     }
@@ -715,14 +427,14 @@ void kvl_store_give_cold(struct kvl_store *store, const struct kvl_store_cold *c
 {
     /* What could not be written stays marked: trying the same again and again would help nobody. */
     if (written) {
-        set_below(store, cold->view.lease, BELOW_YES);
+        set_below(store, cold->view.lease, KVL_BELOW_YES);
     }
     kvl_store_release(store, cold->view.lease);
 }
 
 void kvl_store_mark_written(struct kvl_store *store, uint64_t lease_handle)
 {
-    set_below(store, lease_handle, BELOW_YES);
+    set_below(store, lease_handle, KVL_BELOW_YES);
 }
 
 struct listed {
@@ -746,10 +458,10 @@ int kvl_store_list(struct kvl_store *store, kvl_key_fn fn, void *ctx)
         return -ENOMEM;
     }
     pthread_mutex_lock(&store->lock);
-    for (uint32_t at = 0; at < store->block_count << BLOCK_BITS && count < room; at++) {
-        const struct entry *entry = entry_at(store, at);
+    for (uint32_t at = 0; at < store->block_count << KVL_ENTRY_BLOCK_BITS && count < room; at++) {
+        const struct kvl_entry *entry = kvl_entry_at(store, at);
 
-        if (entry->state == ENTRY_LIVE) {
+        if (entry->state == KVL_ENTRY_LIVE) {
             list[count].bytes = entry->bytes;
             list[count].length = entry->key_length;
             memcpy(list[count].text, entry->key, entry->key_length);
@@ -768,13 +480,13 @@ int kvl_store_list(struct kvl_store *store, kvl_key_fn fn, void *ctx)
 
 uint64_t kvl_store_max_bytes(const struct kvl_store *store)
 {
-    return (store->arena.bytes - sizeof(struct entry)) / KVL_ARENA_GRAIN * KVL_ARENA_GRAIN;
+    return (store->arena.bytes - sizeof(struct kvl_entry)) / KVL_ARENA_GRAIN * KVL_ARENA_GRAIN;
 }
 
 void kvl_store_get_stats(struct kvl_store *store, struct kvl_store_stats *stats_out)
 {
     pthread_mutex_lock(&store->lock);
     *stats_out = store->stats;
-    stats_out->used_bytes = total_used(store);
+    stats_out->used_bytes = kvl_entry_total_used(store);
     pthread_mutex_unlock(&store->lock);
 }

@@ -30,6 +30,8 @@ struct kvl_store_params {
     uint64_t max_bytes; /* chunks and what is kept about them; size of the arena */
     uint64_t max_chunks; /* 0 = no limit; kept by kvl_store_trim */
     enum kvl_evict_policy eviction;
+    uint64_t quota; /* bytes of one namespace, 0 = no limit */
+    const char *quotas; /* "name=size, .."; NULL = none */
     int checksum; /* 1 = hash every chunk that comes in, check it on the way out */
 };
 
@@ -123,8 +125,8 @@ struct kvl_store_cold {
  * Leases up to `room` chunks of the coldest quarter (of all, with `all`) that are not written below
  * yet, up to about max_bytes. @return how many.
  */
-uint32_t kvl_store_take_cold(struct kvl_store *store, struct kvl_store_cold *cold_out, uint32_t room,
-                             uint64_t max_bytes, int all);
+uint32_t kvl_store_take_cold(struct kvl_store *store, struct kvl_store_cold *cold_out,
+                             uint32_t room, uint64_t max_bytes, int all);
 
 /** Gives one back; with `written` the chunk may be evicted without loss. */
 void kvl_store_give_cold(struct kvl_store *store, const struct kvl_store_cold *cold, int written);

@@ -55,8 +55,8 @@ static void add_health(struct kvl_instance *instance, struct text *text)
     static const char *const states[] = {"down", "degraded", "ok"};
     struct kvl_health health = {.size = sizeof(health)};
 
-    for (uint32_t location = KVL_LOCATION_LOCAL;
-         kvl_core_health(instance, location, &health) == 0; location++) {
+    for (uint32_t location = KVL_LOCATION_LOCAL; kvl_core_health(instance, location, &health) == 0;
+         location++) {
         add_line(text, "health %s %s %s %s\n", health.name,
                  health.state < 3 ? states[health.state] : "?",
                  health.address[0] != '\0' ? health.address : "-", health.text);
@@ -165,8 +165,8 @@ static int listen_at(struct kvl_watch *watch, const char *path)
     }
     /* Before bind gives it a name, so that no other user connects in between. */
     if (fchmod(watch->listener, 0600) < 0 ||
-        bind(watch->listener, (const struct sockaddr *)&watch->address,
-             sizeof(watch->address)) < 0 ||
+        bind(watch->listener, (const struct sockaddr *)&watch->address, sizeof(watch->address)) <
+            0 ||
         chmod(path, 0600) < 0 || listen(watch->listener, 8) < 0) {
         return -errno;
     }

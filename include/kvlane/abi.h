@@ -44,9 +44,8 @@
  * Needed only on a table that was not yet copied into a full one.
  */
 #define KVL_HAS_OP(table, slot)                                                                    \
-    ((size_t)(table)->size >=                                                                      \
-         (size_t)((const char *)(&(table)->slot) - (const char *)(table)) +                        \
-             sizeof((table)->slot) &&                                                              \
+    ((size_t)(table)->size >= (size_t)((const char *)(&(table)->slot) - (const char *)(table)) +   \
+                                  sizeof((table)->slot) &&                                         \
      (table)->slot != NULL)
 
 /** No deadline at all. A deadline of 0 stands for the default in the INI file. */

@@ -66,7 +66,7 @@ static inline void kvl_log_write(const struct kvl_log *log, int level, const cha
 #define kvl_log_at(log, lvl, ...)                                                                  \
     do {                                                                                           \
         const struct kvl_log *kvl_log_ = (log);                                                    \
-        if (__atomic_load_n(&kvl_log_->level, __ATOMIC_RELAXED) >= (lvl)) {                                                            \
+        if (__atomic_load_n(&kvl_log_->level, __ATOMIC_RELAXED) >= (lvl)) {                        \
             kvl_log_write(kvl_log_, (lvl), __FILE__, __LINE__, __VA_ARGS__);                       \
         }                                                                                          \
     } while (0)

@@ -171,8 +171,7 @@ struct kvl_plugin {
     /* ---- the own store without a copy ---- */
 
     /** Leases a chunk of the own store. Never blocks. @return 0; -ENOENT; -EBADMSG. */
-    int (*get)(struct kvl_instance *instance, const struct kvl_key *key,
-               struct kvl_view *view_out);
+    int (*get)(struct kvl_instance *instance, const struct kvl_key *key, struct kvl_view *view_out);
 
     /** Gives a lease back. @return 0; -EINVAL for one that is not out. */
     int (*release)(struct kvl_instance *instance, uint64_t lease);

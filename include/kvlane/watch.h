@@ -20,7 +20,8 @@ typedef int (*kvl_key_fn)(void *ctx, const struct kvl_key *key, uint64_t bytes);
 #define KVL_CAP_REMOVE (1ull << 3) /* remove */
 #define KVL_CAP_LIST (1ull << 4) /* list */
 #define KVL_CAP_PROBE (1ull << 5) /* probe */
-#define KVL_CAP_CANCEL (1ull << 6) /* cancel: after it no byte of the batch is written any more
+#define KVL_CAP_CANCEL                                                                             \
+    (1ull << 6) /* cancel: after it no byte of the batch is written any more
                                       than the time to notice */
 #define KVL_CAP_SERVE (1ull << 7) /* serves the local store to peers */
 #define KVL_CAP_PERSISTENT (1ull << 8) /* what it holds outlives this process */

@@ -63,11 +63,13 @@ static void test_sections_without_keys_exist(void **state)
 static void test_all_errors_come_at_once_with_lines(void **state)
 {
     (void)state;
-    assert_int_equal(read_text("x = 1\n[a]\nnonsense\nk = 1\nk = 2\n[a]\nz = 1\n[b\n[sp ace]\n"), 0);
+    assert_int_equal(read_text("x = 1\n[a]\nnonsense\nk = 1\nk = 2\n[a]\nz = 1\n[b\n[sp ace]\n"),
+                     0);
     assert_int_equal(config.error_count, 6);
     assert_non_null(strstr(config.errors, "config_text:1: 'x = 1' stands before"));
     assert_non_null(strstr(config.errors, "config_text:3: 'nonsense' is not 'key = value'"));
-    assert_non_null(strstr(config.errors, "config_text:5: [a] k: the key stands already at line 4"));
+    assert_non_null(
+        strstr(config.errors, "config_text:5: [a] k: the key stands already at line 4"));
     assert_non_null(strstr(config.errors, "config_text:6: section [a] stands already at line 2"));
     assert_non_null(strstr(config.errors, "config_text:8: section header '[b' has no ']'"));
     assert_non_null(strstr(config.errors, "config_text:9: section name 'sp ace'"));

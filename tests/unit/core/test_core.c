@@ -31,11 +31,12 @@ static void test_reload_takes_over_what_may_change(void **state)
     uint32_t restart = 77;
 
     (void)state;
-    assert_int_equal(open_text("[kvlane]\nlog_level = off\ndeadline = 1s\n[store]\nmax_bytes = 1M\n"),
-                     0);
+    assert_int_equal(
+        open_text("[kvlane]\nlog_level = off\ndeadline = 1s\n[store]\nmax_bytes = 1M\n"), 0);
     assert_int_equal(instance->default_deadline_ms, 1000);
     assert_int_equal(
-        reload_text("[kvlane]\nlog_level = error\ndeadline = 2s\n[store]\nmax_bytes = 1M\n", &restart),
+        reload_text("[kvlane]\nlog_level = error\ndeadline = 2s\n[store]\nmax_bytes = 1M\n",
+                    &restart),
         0);
     assert_int_equal(restart, 0);
     assert_int_equal(instance->default_deadline_ms, 2000);
@@ -50,7 +51,8 @@ static void test_reload_counts_what_needs_a_restart(void **state)
 
     (void)state;
     assert_int_equal(open_text("[kvlane]\nlog_level = off\n[store]\nmax_bytes = 1M\n"), 0);
-    assert_int_equal(reload_text("[kvlane]\nlog_level = off\n[store]\nmax_bytes = 2M\n", &restart), 0);
+    assert_int_equal(reload_text("[kvlane]\nlog_level = off\n[store]\nmax_bytes = 2M\n", &restart),
+                     0);
     assert_int_equal(restart, 1);
     kvl_store_get_stats(instance->store, &stats);
     assert_int_equal(stats.max_bytes, 1 << 20);

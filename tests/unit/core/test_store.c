@@ -14,7 +14,8 @@
 
 static struct kvl_store *make(uint64_t bytes, uint64_t chunks)
 {
-    const struct kvl_store_params params = {.max_bytes = bytes, .max_chunks = chunks, .checksum = 1};
+    const struct kvl_store_params params = {
+        .max_bytes = bytes, .max_chunks = chunks, .checksum = 1};
     struct kvl_store *store = NULL;
 
     assert_int_equal(kvl_store_create(&params, &store), 0);
@@ -318,6 +319,65 @@ static void test_chunk_limit_is_kept_only_at_trim(void **state)
     kvl_store_destroy(store);
 }
 
+static struct kvl_store *make_with_quotas(uint64_t each, const char *list)
+{
+    const struct kvl_store_params params = {
+        .max_bytes = MIB,
+        .checksum = 1,
+        .quota = each,
+        .quotas = list,
+    };
+    struct kvl_store *store = NULL;
+
+    assert_int_equal(kvl_store_create(&params, &store), 0);
+    return store;
+}
+
+static void test_a_namespace_over_its_quota_pays_itself(void **state)
+{
+    struct kvl_store *store = make_with_quotas(100000, "big=400000, tiny = 1000");
+
+    (void)state;
+    put(store, "other@1", 1, 50000);
+    for (int i = 0; i < 20; i++) {
+        char key[16];
+
+        snprintf(key, sizeof(key), "a@%d", i);
+        assert_int_equal(put(store, key, 1, 30000), 0);
+    }
+    assert_true(has(store, "other@1"));
+    assert_true(has(store, "a@19") && has(store, "a@18") && has(store, "a@17"));
+    assert_false(has(store, "a@16"));
+    assert_int_equal(put(store, "a@x", 1, 100001), -EMSGSIZE);
+    assert_int_equal(put(store, "tiny@1", 1, 900), -EMSGSIZE); /* keys and records count */
+    assert_int_equal(put(store, "big@1", 1, 390000), 0);
+    assert_true(has(store, "a@19"));
+    assert_int_equal(kvl_store_destroy(store), 0);
+}
+
+static void test_quotas_count_what_is_still_leased(void **state)
+{
+    struct kvl_store *store = make_with_quotas(0, "a=50000");
+    struct kvl_key key = kvl_key_from_text("a@1");
+    struct kvl_view view;
+
+    (void)state;
+    put(store, "a@1", 1, 40000);
+    assert_int_equal(kvl_store_get(store, &key, &view), 0);
+    assert_int_equal(put(store, "a@2", 1, 40000), -ENOMEM);
+    assert_int_equal(put(store, "b@2", 1, 40000), 0); /* no limit for the others */
+    kvl_store_release(store, view.lease);
+    assert_int_equal(put(store, "a@2", 1, 40000), 0);
+    assert_false(has(store, "a@1"));
+    for (int i = 0; i < 2000; i++) { /* more namespaces than are told apart */
+        char text[16];
+
+        snprintf(text, sizeof(text), "n%d@", i);
+        assert_int_equal(put(store, text, 0, 10), 0);
+    }
+    kvl_store_destroy(store);
+}
+
 struct worker {
     struct kvl_store *store;
     unsigned seed;
@@ -386,6 +446,8 @@ int main(void)
         cmocka_unit_test(test_destroy_tells_what_is_out),
         cmocka_unit_test(test_list_sees_all_and_stops_when_told),
         cmocka_unit_test(test_chunk_limit_is_kept_only_at_trim),
+        cmocka_unit_test(test_a_namespace_over_its_quota_pays_itself),
+        cmocka_unit_test(test_quotas_count_what_is_still_leased),
         cmocka_unit_test(test_many_threads_see_whole_values),
     };
 
