@@ -67,50 +67,59 @@ static uint32_t new_record(struct kvl_arena *arena)
 
 static void drop_record(struct kvl_arena *arena, uint32_t index)
 {
-    arena->spans[index] = (struct kvl_arena_span){.next_free = arena->unused};
+    arena->spans[index] =
+        (struct kvl_arena_span){.next_free = arena->unused, .kind = KVL_ARENA_USED};
     arena->unused = index;
 }
 
-static void put_free(struct kvl_arena *arena, uint32_t index)
+static void put_free(struct kvl_arena *arena, uint32_t index, enum kvl_arena_kind kind)
 {
+    struct kvl_arena_bins *bins = &arena->bins[kind];
     struct kvl_arena_span *span = &arena->spans[index];
     struct size_class c = class_of(span->grains);
-    uint32_t head = arena->classes[c.power][c.step];
+    uint32_t head = bins->classes[c.power][c.step];
 
-    span->is_free = 1;
+    span->kind = kind;
     span->prev_free = KVL_ARENA_NONE;
     span->next_free = head;
     if (head != KVL_ARENA_NONE) {
         arena->spans[head].prev_free = index;
     }
-    arena->classes[c.power][c.step] = index;
-    arena->steps[c.power] = (uint16_t)(arena->steps[c.power] | (1u << c.step));
-    arena->powers |= 1ull << c.power;
+    bins->classes[c.power][c.step] = index;
+    bins->steps[c.power] = (uint16_t)(bins->steps[c.power] | (1u << c.step));
+    bins->powers |= 1ull << c.power;
+    if (kind == KVL_ARENA_STALE) {
+        arena->stale += (uint64_t)span->grains * KVL_ARENA_GRAIN;
+    }
 }
 
 static void take_free(struct kvl_arena *arena, uint32_t index)
 {
     struct kvl_arena_span *span = &arena->spans[index];
+    struct kvl_arena_bins *bins = &arena->bins[span->kind];
     struct size_class c = class_of(span->grains);
 
+    if (span->kind == KVL_ARENA_STALE) {
+        arena->stale -= (uint64_t)span->grains * KVL_ARENA_GRAIN;
+    }
     if (span->prev_free != KVL_ARENA_NONE) {
         arena->spans[span->prev_free].next_free = span->next_free;
     } else {
-        arena->classes[c.power][c.step] = span->next_free;
+        bins->classes[c.power][c.step] = span->next_free;
     }
     if (span->next_free != KVL_ARENA_NONE) {
         arena->spans[span->next_free].prev_free = span->prev_free;
     }
-    span->is_free = 0;
-    if (arena->classes[c.power][c.step] == KVL_ARENA_NONE) {
-        arena->steps[c.power] = (uint16_t)(arena->steps[c.power] & ~(1u << c.step));
-        if (arena->steps[c.power] == 0) {
-            arena->powers &= ~(1ull << c.power);
+    span->kind = KVL_ARENA_USED;
+    if (bins->classes[c.power][c.step] == KVL_ARENA_NONE) {
+        bins->steps[c.power] = (uint16_t)(bins->steps[c.power] & ~(1u << c.step));
+        if (bins->steps[c.power] == 0) {
+            bins->powers &= ~(1ull << c.power);
         }
     }
 }
 
-static uint32_t find_free(const struct kvl_arena *arena, uint32_t grains)
+static uint32_t find_free(const struct kvl_arena_bins *bins, uint32_t grains)
 {
     struct size_class c = class_for(grains);
     uint64_t powers;
@@ -119,24 +128,24 @@ static uint32_t find_free(const struct kvl_arena *arena, uint32_t grains)
     if (c.power >= KVL_ARENA_POWERS) {
         return KVL_ARENA_NONE;
     }
-    steps = (uint32_t)arena->steps[c.power] & (~0u << c.step);
+    steps = (uint32_t)bins->steps[c.power] & (~0u << c.step);
     if (steps == 0) {
-        powers = arena->powers & (~0ull << c.power << 1);
+        powers = bins->powers & (~0ull << c.power << 1);
         if (powers == 0) {
             return KVL_ARENA_NONE;
         }
         c.power = (uint32_t)__builtin_ctzll(powers);
-        steps = arena->steps[c.power];
+        steps = bins->steps[c.power];
     }
-    return arena->classes[c.power][__builtin_ctz(steps)];
+    return bins->classes[c.power][__builtin_ctz(steps)];
 }
 
 /* class_for() rounds up, so a span that just fits may lie one class below. Without this look a
  * value of nearly the whole arena would not be taken although the arena is empty. */
-static uint32_t find_exact(const struct kvl_arena *arena, uint32_t grains)
+static uint32_t find_exact(const struct kvl_arena *arena, enum kvl_arena_kind kind, uint32_t grains)
 {
     struct size_class c = class_of(grains);
-    uint32_t at = arena->classes[c.power][c.step];
+    uint32_t at = arena->bins[kind].classes[c.power][c.step];
 
     for (int looks = 0; at != KVL_ARENA_NONE && looks < 8; looks++) {
         if (arena->spans[at].grains >= grains) {
@@ -147,6 +156,32 @@ static uint32_t find_exact(const struct kvl_arena *arena, uint32_t grains)
     return KVL_ARENA_NONE;
 }
 
+/* Addresses cost nothing. As many as possible up to four times the budget. */
+static int map_range(struct kvl_arena *arena, uint64_t bytes)
+{
+    const uint64_t most = (uint64_t)UINT32_MAX * KVL_ARENA_GRAIN / PAGE * PAGE;
+    const uint64_t wanted = bytes <= most / 4 ? bytes * 4 : most;
+    void *base = MAP_FAILED;
+
+    for (uint64_t range = wanted; base == MAP_FAILED && range >= bytes;
+         range = range > bytes && range / 2 < bytes ? bytes : range / 2) {
+        base = mmap(NULL, range, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        arena->range = range;
+    }
+    if (base == MAP_FAILED) {
+        return -ENOMEM;
+    }
+    arena->base = base;
+    arena->is_mapped = 1;
+    /* Refusals cost speed or memory in a child, never correctness. */
+    (void)madvise(base, arena->range, MADV_DONTFORK);
+    if (bytes >= 16 * (uint64_t)HUGE_PAGE) {
+        (void)madvise(base, arena->range, MADV_HUGEPAGE);
+    }
+    return 0;
+}
+
 int kvl_arena_init(struct kvl_arena *arena, void *base, uint64_t bytes)
 {
     uint32_t all;
@@ -155,47 +190,41 @@ int kvl_arena_init(struct kvl_arena *arena, void *base, uint64_t bytes)
     if ((uintptr_t)base % PAGE != 0 || bytes < PAGE || bytes / KVL_ARENA_GRAIN > UINT32_MAX) {
         return -EINVAL;
     }
-    memset(arena->classes, 0xff, sizeof(arena->classes));
-    if (base == NULL) {
-        base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (base == MAP_FAILED) {
-            return -ENOMEM;
-        }
-        arena->is_mapped = 1;
-        /* Refusals cost speed or memory in a child, never correctness. */
-        (void)madvise(base, bytes, MADV_DONTFORK);
-        if (bytes >= 16 * (uint64_t)HUGE_PAGE) {
-            (void)madvise(base, bytes, MADV_HUGEPAGE);
-        }
-    }
+    memset(arena->bins[0].classes, 0xff, sizeof(arena->bins[0].classes));
+    memset(arena->bins[1].classes, 0xff, sizeof(arena->bins[1].classes));
     arena->base = base;
     arena->bytes = bytes;
+    arena->range = bytes;
+    if (base == NULL && map_range(arena, bytes) < 0) {
+        return -ENOMEM;
+    }
     all = new_record(arena);
     if (all == KVL_ARENA_NONE) {
         kvl_arena_fini(arena);
         return -ENOMEM;
     }
     arena->spans[all] = (struct kvl_arena_span){
-        .grains = (uint32_t)(bytes / KVL_ARENA_GRAIN),
+        .grains = (uint32_t)(arena->range / KVL_ARENA_GRAIN),
         .before = KVL_ARENA_NONE,
         .after = KVL_ARENA_NONE,
     };
-    put_free(arena, all);
+    /* The engine's memory is there already, whether we use it or not. */
+    put_free(arena, all, arena->is_mapped ? KVL_ARENA_FRESH : KVL_ARENA_STALE);
     return 0;
 }
 
 void kvl_arena_fini(struct kvl_arena *arena)
 {
     if (arena->is_mapped) {
-        munmap(arena->base, arena->bytes);
+        munmap(arena->base, arena->range);
     }
     free(arena->spans);
     *arena = (struct kvl_arena){.unused = KVL_ARENA_NONE};
 }
 
 /* Cuts what is too much off the end of a span and gives it back. */
-static void split(struct kvl_arena *arena, uint32_t index, uint32_t grains)
+static void split(struct kvl_arena *arena, uint32_t index, uint32_t grains,
+                  enum kvl_arena_kind kind)
 {
     uint32_t rest;
     struct kvl_arena_span *span;
@@ -219,29 +248,7 @@ static void split(struct kvl_arena *arena, uint32_t index, uint32_t grains)
     }
     span->after = rest;
     span->grains = grains;
-    put_free(arena, rest);
-}
-
-void *kvl_arena_alloc(struct kvl_arena *arena, uint64_t bytes, uint32_t *span_out)
-{
-    uint64_t grains = (bytes + KVL_ARENA_GRAIN - 1) / KVL_ARENA_GRAIN;
-    uint32_t index;
-
-    if (bytes == 0 || bytes > arena->bytes || grains > UINT32_MAX) {
-        return NULL;
-    }
-    index = find_free(arena, (uint32_t)grains);
-    if (index == KVL_ARENA_NONE) {
-        index = find_exact(arena, (uint32_t)grains);
-    }
-    if (index == KVL_ARENA_NONE) {
-        return NULL;
-    }
-    take_free(arena, index);
-    split(arena, index, (uint32_t)grains);
-    arena->used += (uint64_t)arena->spans[index].grains * KVL_ARENA_GRAIN;
-    *span_out = index;
-    return arena->base + (uint64_t)arena->spans[index].first * KVL_ARENA_GRAIN;
+    put_free(arena, rest, kind);
 }
 
 /* Appends the span after `index` to it. */
@@ -258,63 +265,160 @@ static void merge_after(struct kvl_arena *arena, uint32_t index)
     drop_record(arena, gone);
 }
 
-void kvl_arena_free(struct kvl_arena *arena, uint32_t index)
+/* Puts a span that is in no list among the free ones, joined with neighbours of its kind. */
+static void release(struct kvl_arena *arena, uint32_t index, enum kvl_arena_kind kind)
 {
-    struct kvl_arena_span *span = &arena->spans[index];
+    const struct kvl_arena_span *span = &arena->spans[index];
 
-    assert(index < arena->span_count && !span->is_free && span->grains > 0);
-    arena->used -= (uint64_t)span->grains * KVL_ARENA_GRAIN;
-    if (span->after != KVL_ARENA_NONE && arena->spans[span->after].is_free) {
+    if (span->after != KVL_ARENA_NONE && arena->spans[span->after].kind == kind) {
         take_free(arena, span->after);
         merge_after(arena, index);
     }
-    if (span->before != KVL_ARENA_NONE && arena->spans[span->before].is_free) {
+    if (span->before != KVL_ARENA_NONE && arena->spans[span->before].kind == kind) {
         index = span->before;
         take_free(arena, index);
         merge_after(arena, index);
     }
-    put_free(arena, index);
+    put_free(arena, index, kind);
+}
+
+/* Gives the pages of a stale span back. The ends that share a page with a neighbour stay. */
+static int purge(struct kvl_arena *arena, uint32_t index)
+{
+    const struct kvl_arena_span span = arena->spans[index];
+    const uint64_t from = ((uint64_t)span.first * KVL_ARENA_GRAIN + PAGE - 1) / PAGE * PAGE;
+    const uint64_t to = ((uint64_t)span.first + span.grains) * KVL_ARENA_GRAIN / PAGE * PAGE;
+
+    if (to <= from || madvise(arena->base + from, to - from, MADV_DONTNEED) < 0) {
+        return -EAGAIN;
+    }
+    if (arena->purges++ == 0) {
+        /* Sizes are mixed: a huge page in a purged hole would bring back what was given up. */
+        (void)madvise(arena->base, arena->range, MADV_NOHUGEPAGE);
+    }
+    take_free(arena, index);
+    release(arena, index, KVL_ARENA_FRESH);
+    return 0;
+}
+
+/* Largest first, until so many bytes of stale memory are left. */
+static void purge_down_to(struct kvl_arena *arena, uint64_t left)
+{
+    struct kvl_arena_bins *stale = &arena->bins[KVL_ARENA_STALE];
+
+    while (arena->is_mapped && arena->stale > left && stale->powers != 0) {
+        const uint32_t power = 63u - (uint32_t)__builtin_clzll(stale->powers);
+        const uint32_t step = 31u - (uint32_t)__builtin_clz(stale->steps[power]);
+
+        if (purge(arena, stale->classes[power][step]) < 0) {
+            return; /* smaller than a page, and so are the others */
+        }
+    }
+}
+
+/* Stale memory first: its pages are there. Else fresh addresses, for which others must go. */
+static uint32_t find_span(struct kvl_arena *arena, uint32_t grains)
+{
+    const uint64_t bytes = (uint64_t)grains * KVL_ARENA_GRAIN;
+    uint32_t index = find_free(&arena->bins[KVL_ARENA_STALE], grains);
+
+    if (index == KVL_ARENA_NONE) {
+        index = find_exact(arena, KVL_ARENA_STALE, grains);
+    }
+    if (index != KVL_ARENA_NONE || !arena->is_mapped) {
+        return index;
+    }
+    purge_down_to(arena, arena->bytes - arena->used - bytes);
+    index = find_free(&arena->bins[KVL_ARENA_FRESH], grains);
+    if (index == KVL_ARENA_NONE) {
+        index = find_exact(arena, KVL_ARENA_FRESH, grains);
+    }
+    if (index == KVL_ARENA_NONE && arena->stale > 0) {
+        purge_down_to(arena, 0); /* joins what is free to longer spans */
+        index = find_free(&arena->bins[KVL_ARENA_FRESH], grains);
+    }
+    return index;
+}
+
+void *kvl_arena_alloc(struct kvl_arena *arena, uint64_t bytes, uint32_t *span_out)
+{
+    uint64_t grains = (bytes + KVL_ARENA_GRAIN - 1) / KVL_ARENA_GRAIN;
+    enum kvl_arena_kind kind;
+    uint32_t index;
+
+    if (bytes == 0 || bytes > arena->bytes || grains > UINT32_MAX ||
+        arena->used + grains * KVL_ARENA_GRAIN > arena->bytes) {
+        return NULL;
+    }
+    index = find_span(arena, (uint32_t)grains);
+    if (index == KVL_ARENA_NONE) {
+        return NULL;
+    }
+    kind = (enum kvl_arena_kind)arena->spans[index].kind;
+    take_free(arena, index);
+    split(arena, index, (uint32_t)grains, kind);
+    arena->used += (uint64_t)arena->spans[index].grains * KVL_ARENA_GRAIN;
+    *span_out = index;
+    return arena->base + (uint64_t)arena->spans[index].first * KVL_ARENA_GRAIN;
+}
+
+void kvl_arena_free(struct kvl_arena *arena, uint32_t index)
+{
+    const struct kvl_arena_span *span = &arena->spans[index];
+
+    assert(index < arena->span_count && span->kind == KVL_ARENA_USED && span->grains > 0);
+    arena->used -= (uint64_t)span->grains * KVL_ARENA_GRAIN;
+    release(arena, index, KVL_ARENA_STALE);
+}
+
+static int lists_are_sound(const struct kvl_arena *arena, uint32_t kind, uint32_t *count)
+{
+    for (uint32_t power = 0; power < KVL_ARENA_POWERS; power++) {
+        for (uint32_t step = 0; step < KVL_ARENA_STEPS; step++) {
+            uint32_t prev = KVL_ARENA_NONE;
+
+            for (uint32_t at = arena->bins[kind].classes[power][step]; at != KVL_ARENA_NONE;
+                 at = arena->spans[at].next_free) {
+                struct size_class c = class_of(arena->spans[at].grains);
+
+                if (arena->spans[at].kind != kind || arena->spans[at].prev_free != prev ||
+                    c.power != power || c.step != step) {
+                    return 0;
+                }
+                prev = at;
+                ++*count;
+            }
+        }
+    }
+    return 1;
 }
 
 int kvl_arena_is_sound(const struct kvl_arena *arena)
 {
+    uint64_t bytes[3] = {0};
     uint64_t grains = 0;
-    uint64_t used = 0;
     uint32_t free_in_memory = 0;
     uint32_t free_in_lists = 0;
+    uint32_t last = KVL_ARENA_USED;
     uint32_t at = 0;
 
     while (arena->spans[at].before != KVL_ARENA_NONE) {
         at = arena->spans[at].before;
     }
-    for (uint32_t last_free = 0; at != KVL_ARENA_NONE; at = arena->spans[at].after) {
+    for (; at != KVL_ARENA_NONE; at = arena->spans[at].after) {
         const struct kvl_arena_span *span = &arena->spans[at];
 
-        if (span->first != grains || span->grains == 0 || (last_free && span->is_free)) {
+        if (span->first != grains || span->grains == 0 || span->kind > KVL_ARENA_USED ||
+            (span->kind != KVL_ARENA_USED && span->kind == last)) {
             return 0;
         }
         grains += span->grains;
-        free_in_memory += span->is_free;
-        used += span->is_free ? 0 : (uint64_t)span->grains * KVL_ARENA_GRAIN;
-        last_free = span->is_free;
+        free_in_memory += span->kind != KVL_ARENA_USED;
+        bytes[span->kind] += (uint64_t)span->grains * KVL_ARENA_GRAIN;
+        last = span->kind;
     }
-    for (uint32_t power = 0; power < KVL_ARENA_POWERS; power++) {
-        for (uint32_t step = 0; step < KVL_ARENA_STEPS; step++) {
-            uint32_t prev = KVL_ARENA_NONE;
-
-            for (at = arena->classes[power][step]; at != KVL_ARENA_NONE;
-                 at = arena->spans[at].next_free) {
-                struct size_class c = class_of(arena->spans[at].grains);
-
-                if (!arena->spans[at].is_free || arena->spans[at].prev_free != prev ||
-                    c.power != power || c.step != step) {
-                    return 0;
-                }
-                prev = at;
-                free_in_lists++;
-            }
-        }
-    }
-    return grains == arena->bytes / KVL_ARENA_GRAIN && used == arena->used &&
-           free_in_lists == free_in_memory;
+    return lists_are_sound(arena, KVL_ARENA_STALE, &free_in_lists) &&
+           lists_are_sound(arena, KVL_ARENA_FRESH, &free_in_lists) &&
+           grains == arena->range / KVL_ARENA_GRAIN && bytes[KVL_ARENA_USED] == arena->used &&
+           bytes[KVL_ARENA_STALE] == arena->stale && free_in_lists == free_in_memory;
 }

@@ -6,6 +6,11 @@
  * Two-level segregated fit: a span is found, split and merged in constant time. What is known about
  * a span lies outside the range, so the range can be shared or belong to the engine, holds nothing
  * but payload, and an overrun cannot damage the allocator.
+ *
+ * A range of our own has more addresses than the budget allows bytes: a large span is then found
+ * also where the free memory lies in pieces, and the pieces are given back to the system (purged).
+ * Free spans are fresh (no page behind them) or stale (pages still there); only alike ones merge,
+ * and what is in use and what is stale never exceed the budget together.
  */
 #ifndef KVL_PLUGIN_ARENA_H
 #define KVL_PLUGIN_ARENA_H
@@ -26,23 +31,33 @@ struct kvl_arena_span {
     uint32_t after;
     uint32_t next_free; /* in its class, or in the list of unused records */
     uint32_t prev_free;
-    uint32_t is_free;
+    uint32_t kind; /* enum kvl_arena_kind */
+};
+
+enum kvl_arena_kind { KVL_ARENA_STALE, KVL_ARENA_FRESH, KVL_ARENA_USED };
+
+/** Free spans of one kind, by size. */
+struct kvl_arena_bins {
+    uint64_t powers; /* bit set: a class of this power has a free span */
+    uint16_t steps[KVL_ARENA_POWERS];
+    uint32_t classes[KVL_ARENA_POWERS][KVL_ARENA_STEPS];
 };
 
 #define KVL_ARENA_NONE UINT32_MAX
 
 struct kvl_arena {
     unsigned char *base;
-    uint64_t bytes;
+    uint64_t range; /* bytes of addresses */
+    uint64_t bytes; /* the budget */
     int is_mapped; /* base is ours to unmap */
     struct kvl_arena_span *spans; /* owned */
     uint32_t span_count;
     uint32_t span_room;
     uint32_t unused; /* list of unused records */
     uint64_t used; /* bytes handed out, rounded up to grains */
-    uint64_t powers; /* bit set: a class of this power has a free span */
-    uint16_t steps[KVL_ARENA_POWERS];
-    uint32_t classes[KVL_ARENA_POWERS][KVL_ARENA_STEPS];
+    uint64_t stale; /* bytes free with pages behind them */
+    uint64_t purges;
+    struct kvl_arena_bins bins[2]; /* stale and fresh */
 };
 
 /**
@@ -54,8 +69,8 @@ int kvl_arena_init(struct kvl_arena *arena, void *base, uint64_t bytes);
 void kvl_arena_fini(struct kvl_arena *arena);
 
 /**
- * Finds room for `bytes` (at least 1). @return the address and a span to give back; NULL when no
- * free span is long enough.
+ * Finds room for `bytes` (at least 1). @return the address and a span to give back; NULL when that
+ * would exceed the budget, or no free span is long enough.
  */
 void *kvl_arena_alloc(struct kvl_arena *arena, uint64_t bytes, uint32_t *span_out);
 void kvl_arena_free(struct kvl_arena *arena, uint32_t span);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "arena.h"
 
@@ -50,9 +51,11 @@ static void test_neighbours_merge(void **state)
 {
     struct kvl_arena arena;
     uint32_t spans[4];
+    void *base = aligned_alloc(4096, 4 * 4096);
 
     (void)state;
-    assert_int_equal(kvl_arena_init(&arena, NULL, 4 * 4096), 0);
+    /* memory of the engine: there are no more addresses than bytes */
+    assert_int_equal(kvl_arena_init(&arena, base, 4 * 4096), 0);
     for (int i = 0; i < 4; i++) {
         assert_non_null(kvl_arena_alloc(&arena, 4096, &spans[i]));
     }
@@ -61,6 +64,47 @@ static void test_neighbours_merge(void **state)
     assert_null(kvl_arena_alloc(&arena, 8192, &spans[0]));
     kvl_arena_free(&arena, spans[1]); /* joins both */
     assert_non_null(kvl_arena_alloc(&arena, 3 * 4096, &spans[0]));
+    assert_true(kvl_arena_is_sound(&arena));
+    kvl_arena_fini(&arena);
+    free(base);
+}
+
+static uint64_t resident(const struct kvl_arena *arena)
+{
+    static unsigned char pages[8 * MIB / 4096];
+    uint64_t count = 0;
+
+    assert_true(arena->range <= 8 * MIB);
+    assert_int_equal(mincore(arena->base, arena->range, pages), 0);
+    for (uint64_t i = 0; i < arena->range / 4096; i++) {
+        count += pages[i] & 1;
+    }
+    return count * 4096;
+}
+
+/* Every other page is free: one long span needs other addresses, and the pages behind the holes. */
+static void test_pieces_are_given_back_for_a_long_span(void **state)
+{
+    enum { PIECES = 2 * MIB / 8192 };
+    struct kvl_arena arena;
+    static uint32_t spans[PIECES];
+    uint32_t span;
+    unsigned char *at;
+
+    (void)state;
+    assert_int_equal(kvl_arena_init(&arena, NULL, 2 * MIB), 0);
+    for (int i = 0; i < PIECES; i++) {
+        memset(kvl_arena_alloc(&arena, 8192, &spans[i]), i, 8192);
+    }
+    assert_null(kvl_arena_alloc(&arena, 1, &span)); /* the budget, not the addresses */
+    for (int i = 0; i < PIECES; i += 2) {
+        kvl_arena_free(&arena, spans[i]);
+    }
+    at = kvl_arena_alloc(&arena, MIB, &span);
+    assert_non_null(at);
+    memset(at, 1, MIB);
+    assert_true(resident(&arena) <= 2 * MIB + 65536);
+    assert_true(arena.used + arena.stale <= 2 * MIB);
     assert_true(kvl_arena_is_sound(&arena));
     kvl_arena_fini(&arena);
 }
@@ -146,6 +190,7 @@ int main(void)
         cmocka_unit_test(test_spans_are_aligned_and_apart),
         cmocka_unit_test(test_whole_range_can_be_one_span),
         cmocka_unit_test(test_neighbours_merge),
+        cmocka_unit_test(test_pieces_are_given_back_for_a_long_span),
         cmocka_unit_test(test_engine_memory_is_used_and_kept),
         cmocka_unit_test(test_bad_ranges_are_refused),
         cmocka_unit_test(test_random_spans_never_overlap),

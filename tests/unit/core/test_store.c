@@ -378,6 +378,38 @@ static void test_quotas_count_what_is_still_leased(void **state)
     kvl_store_destroy(store);
 }
 
+/* Sizes from 1 KiB to 1 MiB, most of them small, each of the doublings as often as the others. */
+static void test_mixed_sizes_lose_less_than_a_tenth(void **state)
+{
+    struct kvl_store *store = make(16 * MIB, 0);
+    struct kvl_store_stats stats;
+    double filled = 0;
+    unsigned seed = 7;
+    int looks = 0;
+
+    (void)state;
+    for (int i = 0; i < 6000; i++) {
+        struct kvl_chunk chunk;
+        char key[16];
+        uint64_t slot;
+        void *at;
+
+        snprintf(key, sizeof(key), "k%d", i);
+        chunk =
+            chunk_of(key, (1024u << (unsigned)rand_r(&seed) % 10) + (unsigned)rand_r(&seed) % 999);
+        assert_int_equal(kvl_store_reserve(store, &chunk, &slot, &at), 0);
+        memset(at, 1, 64);
+        assert_int_equal(kvl_store_commit(store, slot, NULL), 0);
+        if (i >= 3000 && i % 50 == 0) {
+            kvl_store_get_stats(store, &stats);
+            filled += (double)stats.bytes / (16 * MIB);
+            looks++;
+        }
+    }
+    assert_true(filled / looks > 0.9);
+    assert_int_equal(kvl_store_destroy(store), 0);
+}
+
 struct worker {
     struct kvl_store *store;
     unsigned seed;
@@ -446,6 +478,7 @@ int main(void)
         cmocka_unit_test(test_destroy_tells_what_is_out),
         cmocka_unit_test(test_list_sees_all_and_stops_when_told),
         cmocka_unit_test(test_chunk_limit_is_kept_only_at_trim),
+        cmocka_unit_test(test_mixed_sizes_lose_less_than_a_tenth),
         cmocka_unit_test(test_a_namespace_over_its_quota_pays_itself),
         cmocka_unit_test(test_quotas_count_what_is_still_leased),
         cmocka_unit_test(test_many_threads_see_whole_values),
