@@ -107,6 +107,8 @@ static void loop_set_ready(struct tcp_remote_loop *loop, struct tcp_remote_peer 
     peer->ready_next = loop->ready;
     if (loop->ready != NULL) {
         loop->ready->ready_prev = peer;
+    } else {
+        loop->ready_last = peer;
     }
     loop->ready = peer;
 }
@@ -124,6 +126,8 @@ static void loop_clear_ready(struct tcp_remote_loop *loop, struct tcp_remote_pee
     }
     if (peer->ready_next != NULL) {
         peer->ready_next->ready_prev = peer->ready_prev;
+    } else {
+        loop->ready_last = peer->ready_prev;
     }
 }
 
@@ -156,12 +160,12 @@ static int loop_watch(struct tcp_remote_loop *loop, struct tcp_remote_peer *peer
     return 0;
 }
 
-static void loop_run(struct tcp_remote_loop *loop, struct tcp_remote_peer *peer)
+static void loop_run(struct tcp_remote_loop *loop, struct tcp_remote_peer *peer, size_t budget)
 {
     int r = 0;
 
     loop_clear_ready(loop, peer);
-    switch (tcp_remote_peer_run(peer)) {
+    switch (tcp_remote_peer_run(peer, budget)) {
     case TCP_REMOTE_STEP_READ:
         r = loop_watch(loop, peer, EPOLLIN);
         break;
@@ -185,8 +189,7 @@ static void loop_run(struct tcp_remote_loop *loop, struct tcp_remote_peer *peer)
     }
 }
 
-static void loop_take_fetched(struct tcp_remote_loop *loop, struct tcp_remote_peer *peer,
-                              bool run)
+static void loop_take_fetched(struct tcp_remote_loop *loop, struct tcp_remote_peer *peer, bool run)
 {
     while (peer != NULL) {
         struct tcp_remote_peer *next = peer->fetched_next;
@@ -197,7 +200,7 @@ static void loop_take_fetched(struct tcp_remote_loop *loop, struct tcp_remote_pe
             tcp_remote_server_gone(loop->server);
         } else if (run) {
             peer->moved_ms = loop->now_ms;
-            loop_run(loop, peer);
+            loop_run(loop, peer, TCP_REMOTE_TURN_SMALL);
         }
         peer = next;
     }
@@ -236,25 +239,16 @@ static void loop_take_handed(struct tcp_remote_loop *loop)
 
         loop_link(loop, peer);
         peer->moved_ms = loop->now_ms;
-        loop_run(loop, peer);
+        loop_run(loop, peer, TCP_REMOTE_TURN_SMALL);
         peer = next;
     }
 }
 
+/* One per turn of the loop: small requests of others wait for one transfer at most. */
 static void loop_run_ready(struct tcp_remote_loop *loop)
 {
-    struct tcp_remote_peer *peer = loop->ready;
-    struct tcp_remote_peer *prev;
-    uint32_t count = peer == NULL ? 0 : 1;
-
-    /* from the tail, so that who waits longest comes first; each once: who yields again is put in
-     * front of the head and would be met a second time */
-    for (; peer != NULL && peer->ready_next != NULL; peer = peer->ready_next) {
-        count++;
-    }
-    for (; count > 0; count--, peer = prev) {
-        prev = peer->ready_prev;
-        loop_run(loop, peer);
+    if (loop->ready_last != NULL) {
+        loop_run(loop, loop->ready_last, TCP_REMOTE_TURN_BULK);
     }
 }
 
@@ -264,7 +258,7 @@ static void loop_run_all(struct tcp_remote_loop *loop)
 
     for (struct tcp_remote_peer *peer = loop->peers; peer != NULL; peer = next) {
         next = peer->next;
-        loop_run(loop, peer);
+        loop_run(loop, peer, TCP_REMOTE_TURN_SMALL);
     }
 }
 
@@ -321,8 +315,12 @@ static void loop_peer_event(struct tcp_remote_loop *loop, struct tcp_remote_peer
         if ((events & (EPOLLHUP | EPOLLERR)) != 0) {
             loop_close(loop, peer);
         }
-    } else if (!peer->is_ready) {
-        loop_run(loop, peer);
+    } else if (peer->is_ready) {
+        return;
+    } else if (tcp_remote_peer_is_bulk(peer)) {
+        loop_set_ready(loop, peer);
+    } else {
+        loop_run(loop, peer, TCP_REMOTE_TURN_SMALL);
     }
 }
 

@@ -51,8 +51,13 @@ enum tcp_remote_source {
     TCP_REMOTE_SOURCE_PEER
 };
 
-/** Bytes a connection may move before others get their turn. */
-#define TCP_REMOTE_TURN_BYTES ((size_t)512 * 1024)
+/**
+ * Bytes a connection may move before others get their turn: enough for small requests, and what one
+ * connection that moves more may take between two looks at all others. Fewer would cost throughput,
+ * because each turn ends in a wait and a window update, more the latency of small requests.
+ */
+#define TCP_REMOTE_TURN_SMALL ((size_t)128 * 1024)
+#define TCP_REMOTE_TURN_BULK ((size_t)2048 * 1024)
 #define TCP_REMOTE_SCRATCH_BYTES ((size_t)64 * 1024)
 
 struct tcp_remote_loop {
@@ -72,7 +77,8 @@ struct tcp_remote_loop {
 
     /* the thread's own */
     struct tcp_remote_peer *peers;
-    struct tcp_remote_peer *ready; /* have work that epoll does not know of */
+    struct tcp_remote_peer *ready; /* have more to move than a small turn; newest first */
+    struct tcp_remote_peer *ready_last;
     uint32_t peer_count;
     bool woken; /* somebody handed something over */
     uint64_t now_ms; /* of this turn */

@@ -83,13 +83,15 @@ static void peer_moved(struct tcp_remote_peer *peer, enum tcp_remote_counter way
 /*
  * The kernel delays the ACK of bytes that get no answer, a PUT, and Nagle's algorithm at the client
  * then holds the payload's tail or the next header for 40 ms. It leaves this mode by itself, hence
- * again and again.
+ * again and again; but only before a wait: what has come already was not held, and a reply carries
+ * the ACK along.
  */
 static void peer_ack(struct tcp_remote_peer *peer)
 {
-    if (peer->is_tcp) {
+    if (peer->is_tcp && peer->ack_due) {
         kvl_sock_quickack(peer->fd);
     }
+    peer->ack_due = false;
 }
 
 void tcp_remote_peer_complain(struct tcp_remote_peer *peer, const char *what)
@@ -161,7 +163,7 @@ static enum tcp_remote_step peer_flush(struct tcp_remote_peer *peer, size_t *bud
         ssize_t n;
 
         if (*budget == 0) {
-            return TCP_REMOTE_STEP_WRITE;
+            return TCP_REMOTE_STEP_YIELD;
         }
         if (peer->tail_left > 0 && chunk == peer->payload_left) {
             msg.msg_iovlen = 3;
@@ -173,6 +175,7 @@ static enum tcp_remote_step peer_flush(struct tcp_remote_peer *peer, size_t *bud
         if (n < 0) {
             return errno == EAGAIN ? TCP_REMOTE_STEP_WRITE : TCP_REMOTE_STEP_CLOSE;
         }
+        peer->ack_due = false;
         peer_sent(peer, (size_t)n);
         peer_moved(peer, TCP_REMOTE_COUNT_BYTES_OUT, (size_t)n, budget);
     }
@@ -352,7 +355,7 @@ static enum tcp_remote_step peer_get(struct tcp_remote_peer *peer, const struct 
     }
     peer_keep_key(peer, key);
     return tcp_remote_peer_fetch(peer, key, 0, peer_get_again) ? TCP_REMOTE_STEP_ON
-                                                              : peer_get_again(peer, -ENOENT);
+                                                               : peer_get_again(peer, -ENOENT);
 }
 
 static enum tcp_remote_step peer_exist_again(struct tcp_remote_peer *peer, int status)
@@ -476,15 +479,21 @@ static bool peer_is_inside(const struct tcp_remote_peer *peer)
            (peer->resp != NULL && tcp_remote_resp_peer_is_inside(peer));
 }
 
+/* Nothing more is there. */
+static enum tcp_remote_step peer_wait(const struct tcp_remote_peer *peer)
+{
+    return !peer_is_inside(peer) && tcp_remote_server_draining(peer->loop->server)
+               ? TCP_REMOTE_STEP_CLOSE
+               : TCP_REMOTE_STEP_READ;
+}
+
 static enum tcp_remote_step peer_recv_failed(struct tcp_remote_peer *peer, ssize_t n)
 {
     if (n < 0 && errno == EINTR) {
         return TCP_REMOTE_STEP_ON;
     }
     if (n < 0 && errno == EAGAIN) {
-        return !peer_is_inside(peer) && tcp_remote_server_draining(peer->loop->server)
-                   ? TCP_REMOTE_STEP_CLOSE
-                   : TCP_REMOTE_STEP_READ;
+        return peer_wait(peer);
     }
     if (peer->phase != TCP_REMOTE_PHASE_HEADER || peer->has_slot) {
         peer_count(peer, TCP_REMOTE_COUNT_PUT_TRUNCATED);
@@ -494,19 +503,24 @@ static enum tcp_remote_step peer_recv_failed(struct tcp_remote_peer *peer, ssize
 
 static enum tcp_remote_step peer_recv_header(struct tcp_remote_peer *peer, size_t *budget)
 {
+    size_t room = sizeof(peer->in) - peer->in_length;
     ssize_t n;
 
+    if (peer->is_dry) {
+        return peer_wait(peer);
+    }
     if (peer->in_at > 0) {
         memmove(peer->in, peer->in + peer->in_at, peer->in_length);
         peer->in_at = 0;
     }
-    n = recv(peer->fd, peer->in + peer->in_length, sizeof(peer->in) - peer->in_length, 0);
+    n = recv(peer->fd, peer->in + peer->in_length, room, 0);
     if (n <= 0) {
         return peer_recv_failed(peer, n);
     }
     peer->in_length += (size_t)n;
+    peer->is_dry = (size_t)n < room;
+    peer->ack_due = true;
     peer_moved(peer, TCP_REMOTE_COUNT_BYTES_IN, (size_t)n, budget);
-    peer_ack(peer);
     return TCP_REMOTE_STEP_ON;
 }
 
@@ -560,16 +574,22 @@ static enum tcp_remote_step peer_step_body(struct tcp_remote_peer *peer, size_t 
     peer->in_at = 0;
     peer->in_length = (size_t)n - peer->body_left;
     peer->body_left = 0;
+    peer->is_dry = peer->in_length < sizeof(peer->in);
+    peer->ack_due = true;
     peer_body_done(peer);
-    peer_ack(peer);
     return TCP_REMOTE_STEP_ON;
 }
 
-enum tcp_remote_step tcp_remote_peer_run(struct tcp_remote_peer *peer)
+bool tcp_remote_peer_is_bulk(const struct tcp_remote_peer *peer)
 {
-    size_t budget = TCP_REMOTE_TURN_BYTES;
+    return peer->body_left > TCP_REMOTE_TURN_SMALL || peer->payload_left > TCP_REMOTE_TURN_SMALL;
+}
+
+enum tcp_remote_step tcp_remote_peer_run(struct tcp_remote_peer *peer, size_t budget)
+{
     enum tcp_remote_step step;
 
+    peer->is_dry = false;
     do {
         if (peer->flushing) {
             step = peer_flush(peer, &budget);
@@ -581,6 +601,9 @@ enum tcp_remote_step tcp_remote_peer_run(struct tcp_remote_peer *peer)
             step = peer_step_body(peer, &budget);
         }
     } while (step == TCP_REMOTE_STEP_ON);
+    if (step == TCP_REMOTE_STEP_READ) {
+        peer_ack(peer);
+    }
     return step;
 }
 

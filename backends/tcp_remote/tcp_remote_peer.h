@@ -48,6 +48,8 @@ struct tcp_remote_peer {
     struct tcp_remote_peer *ready_prev;
     bool is_ready;
     bool is_tcp;
+    bool ack_due; /* bytes came that no reply has acknowledged */
+    bool is_dry; /* in this turn the socket gave less than it was asked for */
     int fd;
     uint32_t events; /* what epoll watches */
     uint64_t moved_ms; /* last byte in or out */
@@ -98,8 +100,11 @@ struct tcp_remote_peer *tcp_remote_peer_create(int take_fd, const struct kvl_soc
 /** Closes, gives back what it holds, frees. Takes NULL. */
 void tcp_remote_peer_destroy(struct tcp_remote_peer *peer);
 
-/** Goes on with the connection for one turn. Never ON. */
-enum tcp_remote_step tcp_remote_peer_run(struct tcp_remote_peer *peer);
+/** Goes on with the connection for one turn of at most `budget` bytes. Never ON. */
+enum tcp_remote_step tcp_remote_peer_run(struct tcp_remote_peer *peer, size_t budget);
+
+/** True in the middle of more bytes than a small turn moves. */
+bool tcp_remote_peer_is_bulk(const struct tcp_remote_peer *peer);
 
 /** True when a time limit of the connection has passed; counts which. */
 bool tcp_remote_peer_is_late(struct tcp_remote_peer *peer);

@@ -42,6 +42,7 @@ static struct {
     uint32_t rounds;
     uint32_t run_ms;
     bool only[TARGETS]; /* --only: measure these */
+    const char *parts; /* --parts: these tables */
     struct tcp_peer peers[TARGETS]; /* UNIX and CLIENT use that of KVLANE */
     struct tcp_client *clients[TCP_LOAD_CONNS_MAX + 1]; /* by connections, made when needed */
     double cpu_s[TARGETS];
@@ -85,6 +86,7 @@ static void read_arguments(int argc, char **argv)
     numbers_read(&bench.sizes, "64K,256K,1M,4M,16M");
     numbers_read(&bench.conns, "1,4,16");
     only_read("unix client python redis");
+    bench.parts = "put get both exist loaded";
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
 
@@ -94,6 +96,8 @@ static void read_arguments(int argc, char **argv)
             numbers_read(&bench.conns, value);
         } else if (strcmp(argv[i], "--only") == 0) {
             only_read(value);
+        } else if (strcmp(argv[i], "--parts") == 0) {
+            bench.parts = value;
         } else if (strcmp(argv[i], "--rounds") == 0) {
             numbers_read(&number, value);
             bench.rounds = (uint32_t)number.values[0];
@@ -520,6 +524,11 @@ static void print_aims(const struct aim *aims, size_t count)
     printf("\n");
 }
 
+static bool has_part(const char *word)
+{
+    return strstr(bench.parts, word) != NULL;
+}
+
 int main(int argc, char **argv)
 {
     double pe_p99, pe_rate, ex_redis, ex_python, loaded, loaded_python, cpu;
@@ -530,13 +539,23 @@ int main(int argc, char **argv)
         stop_peers();
         return 1;
     }
-    pe_p99 = pe_rate = ex_redis = ex_python = -1;
-    bulk_table(TCP_LOAD_PUT);
-    bulk_table(TCP_LOAD_GET);
+    pe_p99 = pe_rate = ex_redis = ex_python = loaded = loaded_python = -1;
+    if (has_part("put")) {
+        bulk_table(TCP_LOAD_PUT);
+    }
+    if (has_part("get")) {
+        bulk_table(TCP_LOAD_GET);
+    }
     cpu = cpu_table();
-    put_exist_table(&pe_p99, &pe_rate);
-    exist_table(&ex_redis, &ex_python);
-    loaded_table(&loaded, &loaded_python);
+    if (has_part("both")) {
+        put_exist_table(&pe_p99, &pe_rate);
+    }
+    if (has_part("exist")) {
+        exist_table(&ex_redis, &ex_python);
+    }
+    if (has_part("loaded")) {
+        loaded_table(&loaded, &loaded_python);
+    }
 
     const struct aim aims[] = {
         {"put_x4", worst_of(TCP_LOAD_PUT, KVLANE, 4), 0.95, false, "of raw TCP"},
