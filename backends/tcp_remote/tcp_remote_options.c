@@ -49,6 +49,12 @@ const struct kvl_option tcp_remote_option_table[TCP_REMOTE_OPTION_COUNT] = {
      "server: what Redis clients must give with AUTH; empty = nothing"},
     {"resp_hold", KVL_OPTION_DURATION, 0, "10s", NULL, 0, DAY_MS,
      "server: how long a chunk stays for which EXISTS said 1; 0 = no longer than others"},
+    {"allow", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "server: networks that may connect, as 10.0.0.0/8, ::1; empty = all"},
+    {"deny", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "server: networks that may not, whatever allow says"},
+    {"allow_uid", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "server: user numbers that may connect to Unix paths, besides root and our own"},
 };
 
 int tcp_remote_err(struct kvl_err *err, int code, const char *fmt, ...)
@@ -150,6 +156,30 @@ static int options_read_listen(const struct kvl_host *host, const char *name,
     return 0;
 }
 
+static int options_read_access(const struct kvl_host *host, struct tcp_remote_access *access,
+                               struct kvl_err *err)
+{
+    const char *name = "allow";
+    char bad[64] = "";
+    int r = tcp_remote_nets_parse(options_text(host, name), &access->allow, bad, sizeof(bad));
+
+    if (r == 0) {
+        name = "deny";
+        r = tcp_remote_nets_parse(options_text(host, name), &access->deny, bad, sizeof(bad));
+    }
+    if (r < 0) {
+        return tcp_remote_err(err, -EINVAL,
+                              r == -E2BIG ? "tcp_remote: %s names too many networks, from '%s' on"
+                                          : "tcp_remote: %s: '%s' is no network such as "
+                                            "10.0.0.0/8, 192.168.1.7 or fd00::/8",
+                              name, bad);
+    }
+    r = tcp_remote_uids_parse(options_text(host, "allow_uid"), access, bad, sizeof(bad));
+    return r == 0 ? 0
+                  : tcp_remote_err(err, -EINVAL, "tcp_remote: allow_uid: '%s' is %s", bad,
+                                   r == -E2BIG ? "one too many" : "no user number");
+}
+
 static int options_read_server(const struct kvl_host *host, struct tcp_remote_options *options,
                                struct kvl_err *err)
 {
@@ -164,6 +194,10 @@ static int options_read_server(const struct kvl_host *host, struct tcp_remote_op
     options->idle_timeout_ms = (uint64_t)options_number(host, "idle_timeout");
     options->resp_password = options_text(host, "resp_password");
     options->resp_hold_ms = (uint64_t)options_number(host, "resp_hold");
+    r = options_read_access(host, &options->access, err);
+    if (r < 0) {
+        return r;
+    }
     r = options_read_listen(host, "listen", options->listen, &options->listen_count, err);
     if (r == 0) {
         r = options_read_listen(host, "resp_listen", options->resp_listen,

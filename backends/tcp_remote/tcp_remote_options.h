@@ -9,6 +9,7 @@
 #include <kvlane/backend.h>
 
 #include "sock.h"
+#include "tcp_remote_access.h"
 
 #define TCP_REMOTE_LISTENERS_MAX 8u
 
@@ -36,6 +37,7 @@ struct tcp_remote_options {
     size_t resp_listen_count; /* 0 = off */
     const char *resp_password; /* borrowed from the host; "" = none */
     uint64_t resp_hold_ms; /* 0 = off */
+    struct tcp_remote_access access;
     int allow_remote;
     uint32_t io_threads;
     uint32_t max_connections;
@@ -45,7 +47,7 @@ struct tcp_remote_options {
     uint64_t idle_timeout_ms; /* 0 = off */
 };
 
-#define TCP_REMOTE_OPTION_COUNT 21u
+#define TCP_REMOTE_OPTION_COUNT 24u
 extern const struct kvl_option tcp_remote_option_table[TCP_REMOTE_OPTION_COUNT];
 
 /** Reads and checks the settings. @return 0; -EINVAL and err->text. */

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -55,6 +56,7 @@ struct tcp_remote_server {
     _Atomic uint64_t connections;
     _Atomic uint64_t accepted;
     _Atomic uint64_t refused;
+    _Atomic uint64_t denied;
     _Atomic size_t list_bytes;
 
     pthread_mutex_t lock; /* guards what follows */
@@ -144,6 +146,14 @@ static int server_check_addr(const struct tcp_remote_server *server,
                           text);
 }
 
+static void server_open_path(const struct kvl_sock_addr *addr)
+{
+    struct sockaddr_un un;
+
+    memcpy(&un, &addr->sa, sizeof(un));
+    (void)chmod(un.sun_path, S_IRUSR | S_IWUSR | S_IRGRP | S_IWGRP | S_IROTH | S_IWOTH);
+}
+
 static int server_listen_one(struct tcp_remote_server *server, enum server_protocol protocol,
                              const struct kvl_sock_addr *addr, struct kvl_err *err)
 {
@@ -164,6 +174,9 @@ static int server_listen_one(struct tcp_remote_server *server, enum server_proto
     listener->addr = *addr;
     server->listener_count++;
     (void)kvl_sock_local(listener->fd, &listener->addr);
+    if (kvl_sock_is_unix(addr) && server->options.access.uid_count > 0) {
+        server_open_path(addr); /* the file's mode would keep them out before we see them */
+    }
     return 0;
 }
 
@@ -454,6 +467,39 @@ static void server_take(struct tcp_remote_server *server, const struct server_li
     server->next_loop = (server->next_loop + 1) % server->options.io_threads;
 }
 
+static bool server_knows_user(const struct tcp_remote_server *server, int fd)
+{
+    struct ucred user;
+    socklen_t length = (socklen_t)sizeof(user);
+
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &user, &length) == 0 &&
+           tcp_remote_access_allows_uid(&server->options.access, geteuid(), user.uid);
+}
+
+/* What becomes of an accepted socket; false closes it. */
+static bool server_admits(struct tcp_remote_server *server, const struct server_listener *listener,
+                          int fd, const struct kvl_sock_addr *addr)
+{
+    char text[KVL_SOCK_TEXT_MAX];
+    bool is_unix = kvl_sock_is_unix(&listener->addr);
+
+    if (is_unix ? server_knows_user(server, fd)
+                : tcp_remote_access_allows(&server->options.access, addr)) {
+        return true;
+    }
+    atomic_fetch_add(&server->denied, 1);
+    if (tcp_remote_server_first(server, addr)) {
+        kvl_sock_print(is_unix ? &listener->addr : addr, text, sizeof(text));
+        kvl_warn(server->host->log,
+                 is_unix ? "tcp_remote: a user that allow_uid does not name came to '%s', closed; "
+                           "counted from now on without a line"
+                         : "tcp_remote: '%s' may not connect, closed; counted from now on without "
+                           "a line",
+                 text);
+    }
+    return false;
+}
+
 /* Out of descriptors the backlog stays readable for ever: close one peer, then look away. */
 static void server_out_of_descriptors(struct tcp_remote_server *server, int listen_fd)
 {
@@ -488,7 +534,11 @@ void tcp_remote_server_accept(struct tcp_remote_server *server, void *listener)
         fd = accept4(listen_fd, (struct sockaddr *)&addr.sa, &addr.length,
                      SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
-            server_take(server, listener, fd, &addr);
+            if (server_admits(server, listener, fd, &addr)) {
+                server_take(server, listener, fd, &addr);
+            } else {
+                close(fd);
+            }
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             server_out_of_descriptors(server, listen_fd);
         } else if (errno == EAGAIN) {
@@ -631,6 +681,7 @@ void tcp_remote_server_stats(struct tcp_remote_server *server, kvl_stat_fn fn, v
     fn(ctx, "connections", atomic_load(&server->connections));
     fn(ctx, "connections_accepted", atomic_load(&server->accepted));
     fn(ctx, "connections_refused", atomic_load(&server->refused));
+    fn(ctx, "connections_denied", atomic_load(&server->denied));
     for (size_t c = 0; c < TCP_REMOTE_COUNTERS; c++) {
         uint64_t sum = 0;
 
