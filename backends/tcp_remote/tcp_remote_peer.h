@@ -49,6 +49,7 @@ struct tcp_remote_peer {
     bool is_ready;
     bool is_tcp;
     int fd;
+    struct tcp_remote_session *tls; /* owned; NULL = plain */
     uint32_t events; /* what epoll watches */
     uint64_t moved_ms; /* last byte in or out */
     struct kvl_sock_addr addr;
