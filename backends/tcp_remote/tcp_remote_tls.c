@@ -206,6 +206,7 @@ int tcp_remote_tls_create(bool is_server, const struct tcp_remote_tls_files *fil
     }
     /* whoever comes first decides for the process: leave its exit and its files alone */
     (void)OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_ATEXIT, NULL);
+    ERR_clear_error();
     tls->is_server = is_server;
     tls->library = OSSL_LIB_CTX_new();
     tls->method = tls_make_method();
