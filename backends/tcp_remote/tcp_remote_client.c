@@ -76,14 +76,21 @@ void tcp_remote_client_destroy(struct tcp_remote_client *client)
     pthread_mutex_destroy(&client->lock);
     free(client->conns);
     free(client->scratch);
+    tcp_remote_tls_destroy(client->tls);
     free(client);
 }
 
 int tcp_remote_client_start(struct tcp_remote_client *client, struct kvl_err *err)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = client};
-    int r;
+    int r = 0;
 
+    if (client->options.url_is_tls && client->tls == NULL) {
+        r = tcp_remote_tls_create(false, &client->options.tls, &client->tls, err);
+    }
+    if (r < 0) {
+        return r;
+    }
     client->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     client->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (client->epoll_fd < 0 || client->wake_fd < 0 ||

@@ -67,6 +67,11 @@ uint8_t *tcp_remote_client_scratch(struct tcp_remote_client *client, size_t *byt
 void tcp_remote_client_count(struct tcp_remote_client *client,
                              enum tcp_remote_client_counter counter, uint64_t amount);
 
+/** NULL = the url asks for none. */
+struct tcp_remote_tls *tcp_remote_client_tls(const struct tcp_remote_client *client);
+/** Says why TLS failed; once until it works again. */
+void tcp_remote_client_complain(struct tcp_remote_client *client, const char *why);
+
 /** Addresses of the peer; resolved again when none is connected. @return 0; -errno. */
 int tcp_remote_client_addrs(struct tcp_remote_client *client,
                             const struct kvl_sock_addr **addrs_out, size_t *count_out);

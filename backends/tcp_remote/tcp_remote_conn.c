@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "tcp_remote_client.h"
+#include "tcp_remote_stream.h"
 
 /* Headers in front of a payload, and what follows it. */
 #define IOVS_AROUND 2u
@@ -30,6 +31,7 @@ int tcp_remote_conn_watch(struct tcp_remote_conn *conn, bool writable)
 static void conn_reset(struct tcp_remote_conn *conn)
 {
     conn->events = 0;
+    conn->more = false;
     conn->answered = false;
     conn->doomed = false;
     conn->out_at = 0;
@@ -50,6 +52,8 @@ static void conn_reset(struct tcp_remote_conn *conn)
 
 void tcp_remote_conn_close(struct tcp_remote_conn *conn)
 {
+    tcp_remote_session_destroy(conn->tls);
+    conn->tls = NULL;
     if (conn->fd >= 0) {
         close(conn->fd);
     }
@@ -282,7 +286,7 @@ int tcp_remote_conn_send(struct tcp_remote_conn *conn)
         if (msg.msg_iovlen == 0) {
             return tcp_remote_conn_watch(conn, false);
         }
-        n = sendmsg(conn->fd, &msg, MSG_NOSIGNAL);
+        n = tcp_remote_stream_send(conn->fd, conn->tls, &msg);
         if (n < 0 && errno == EINTR) {
             continue;
         }
@@ -300,14 +304,48 @@ int tcp_remote_conn_send(struct tcp_remote_conn *conn)
     return tcp_remote_conn_watch(conn, true);
 }
 
+/* TLS before the first request. @return 0 done; -EAGAIN it goes on with the next event; -errno. */
+static int conn_shake(struct tcp_remote_conn *conn)
+{
+    struct tcp_remote_tls *tls = tcp_remote_client_tls(conn->client);
+    const struct tcp_remote_options *options = tcp_remote_client_options(conn->client);
+    int r;
+
+    if (tls == NULL) {
+        return 0;
+    }
+    if (conn->tls == NULL) {
+        r = tcp_remote_session_create(
+            tls, conn->fd, options->tls_name[0] != '\0' ? options->tls_name : options->url.host,
+            &conn->tls);
+        if (r < 0) {
+            return r;
+        }
+    }
+    r = tcp_remote_session_shake(conn->tls);
+    if (r == -EAGAIN) {
+        r = tcp_remote_conn_watch(conn,
+                                  tcp_remote_session_want(conn->tls) == TCP_REMOTE_WANT_WRITE);
+        return r < 0 ? r : -EAGAIN;
+    }
+    if (r < 0) {
+        tcp_remote_client_complain(conn->client, tcp_remote_session_error(conn->tls));
+    }
+    return r;
+}
+
 int tcp_remote_conn_event(struct tcp_remote_conn *conn, uint32_t events)
 {
     int r;
 
     if (conn->state == TCP_REMOTE_CONNECTING) {
-        r = kvl_sock_error(conn->fd);
-        if (r < 0 || (events & (EPOLLOUT | EPOLLERR | EPOLLHUP)) == 0) {
+        r = conn->tls != NULL ? 0 : kvl_sock_error(conn->fd);
+        if (r < 0 || (conn->tls == NULL && (events & (EPOLLOUT | EPOLLERR | EPOLLHUP)) == 0)) {
             return r;
+        }
+        r = conn_shake(conn);
+        if (r != 0) {
+            return r == -EAGAIN ? 0 : r;
         }
         conn->state = TCP_REMOTE_UP;
         conn->addr_next = 0;

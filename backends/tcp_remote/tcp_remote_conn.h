@@ -36,6 +36,8 @@ struct tcp_remote_conn {
     struct tcp_remote_client *client; /* borrowed */
     enum tcp_remote_conn_state state;
     int fd;
+    struct tcp_remote_session *tls; /* owned; NULL = plain */
+    bool more; /* bytes to read that epoll does not know of */
     uint32_t events; /* what epoll watches */
     size_t addr_next; /* next address to try */
     uint64_t connect_until_ms;

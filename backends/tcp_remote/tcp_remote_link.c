@@ -38,6 +38,20 @@ uint8_t *tcp_remote_client_scratch(struct tcp_remote_client *client, size_t *byt
     return client->scratch;
 }
 
+struct tcp_remote_tls *tcp_remote_client_tls(const struct tcp_remote_client *client)
+{
+    return client->tls;
+}
+
+void tcp_remote_client_complain(struct tcp_remote_client *client, const char *why)
+{
+    if (!client->complained) {
+        client->complained = true;
+        kvl_warn(client->host->log, "tcp_remote: TLS with '%s' failed: %s",
+                 client->options.url_text, why);
+    }
+}
+
 int tcp_remote_client_addrs(struct tcp_remote_client *client,
                             const struct kvl_sock_addr **addrs_out, size_t *count_out)
 {
@@ -68,6 +82,7 @@ void tcp_remote_client_connected(struct tcp_remote_client *client)
 void tcp_remote_client_answered(struct tcp_remote_client *client)
 {
     client->backoff_ms = client->options.backoff_min_ms;
+    client->complained = false;
 }
 
 uint64_t tcp_remote_client_cost(const struct tcp_remote_req *req)

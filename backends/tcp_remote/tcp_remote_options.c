@@ -12,7 +12,7 @@ const struct kvl_option tcp_remote_option_table[TCP_REMOTE_OPTION_COUNT] = {
     {"role", KVL_OPTION_ENUM, 0, "client", "client|server", 0, 0,
      "client: store chunks at a peer; server: serve the local store to peers"},
     {"url", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
-     "client: the peer, lm://host:port, host:port, [v6]:port or unix:/path"},
+     "client: the peer, lm://host:port, host:port, [v6]:port, unix:/path or lms://host:port"},
     {"connections", KVL_OPTION_INT, 0, "2", NULL, 1, 64, "client: connections to the peer"},
     {"connect_timeout", KVL_OPTION_DURATION, 0, "5s", NULL, 1, DAY_MS,
      "client: longest wait for one address to connect"},
@@ -49,6 +49,21 @@ const struct kvl_option tcp_remote_option_table[TCP_REMOTE_OPTION_COUNT] = {
      "server: what Redis clients must give with AUTH; empty = nothing"},
     {"resp_hold", KVL_OPTION_DURATION, 0, "10s", NULL, 0, DAY_MS,
      "server: how long a chunk stays for which EXISTS said 1; 0 = no longer than others"},
+    {"allow", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "server: networks that may connect, as 10.0.0.0/8, ::1; empty = all"},
+    {"deny", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "server: networks that may not, whatever allow says"},
+    {"allow_uid", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "server: user numbers that may connect to Unix paths, besides root and our own"},
+    {"tls_listen", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "server: addresses for clients with url = lms://..., as in listen; empty = off"},
+    {"tls_cert", KVL_OPTION_PATH, 0, "", NULL, 0, 0,
+     "PEM file: our certificate, then the ones between it and a root"},
+    {"tls_key", KVL_OPTION_PATH, 0, "", NULL, 0, 0, "PEM file: its key, without a passphrase"},
+    {"tls_ca", KVL_OPTION_PATH, 0, "", NULL, 0, 0,
+     "PEM file: who signs certificates of peers; a server then asks for one"},
+    {"tls_name", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "client: name the peer's certificate must bear; empty = the host in the url"},
 };
 
 int tcp_remote_err(struct kvl_err *err, int code, const char *fmt, ...)
@@ -84,9 +99,52 @@ static const char *options_text(const struct kvl_host *host, const char *name)
     return host->setting(host, name, &setting) == 0 && setting.text != NULL ? setting.text : "";
 }
 
+/* The files, and that they are there exactly when something is to use them. */
+static int options_read_tls(const struct kvl_host *host, struct tcp_remote_options *options,
+                            int is_wanted, const char *wanted_by, struct kvl_err *err)
+{
+    bool any;
+
+    options->tls.cert = options_text(host, "tls_cert");
+    options->tls.key = options_text(host, "tls_key");
+    options->tls.ca = options_text(host, "tls_ca");
+    any = options->tls.cert[0] != '\0' || options->tls.key[0] != '\0' ||
+          options->tls.ca[0] != '\0' || options_text(host, "tls_name")[0] != '\0';
+    if ((any || is_wanted) && !tcp_remote_tls_is_built()) {
+        return tcp_remote_err(err, -EINVAL, "tcp_remote: " TCP_REMOTE_NO_TLS);
+    }
+    if (any && !is_wanted) {
+        return tcp_remote_err(err, -EINVAL, "tcp_remote: tls_ keys are there without %s",
+                              wanted_by);
+    }
+    if ((options->tls.cert[0] == '\0') != (options->tls.key[0] == '\0')) {
+        return tcp_remote_err(err, -EINVAL, "tcp_remote: tls_cert and tls_key go together");
+    }
+    if (is_wanted && options->role == TCP_REMOTE_SERVER && options->tls.cert[0] == '\0') {
+        return tcp_remote_err(err, -EINVAL, "tcp_remote: tls_listen needs tls_cert and tls_key");
+    }
+    return 0;
+}
+
+static int options_read_url(struct tcp_remote_options *options)
+{
+    char text[300];
+
+    options->url_is_tls = strncmp(options->url_text, "lms://", 6) == 0;
+    if (!options->url_is_tls) {
+        return kvl_sock_parse(options->url_text, &options->url);
+    }
+    if ((size_t)snprintf(text, sizeof(text), "lm://%s", options->url_text + 6) >= sizeof(text)) {
+        return -ENAMETOOLONG;
+    }
+    return kvl_sock_parse(text, &options->url);
+}
+
 static int options_read_client(const struct kvl_host *host, struct tcp_remote_options *options,
                                struct kvl_err *err)
 {
+    int r;
+
     options->url_text = options_text(host, "url");
     options->connections = (uint32_t)options_number(host, "connections");
     options->max_in_flight = (uint32_t)options_number(host, "max_in_flight");
@@ -102,14 +160,15 @@ static int options_read_client(const struct kvl_host *host, struct tcp_remote_op
     if (options->url_text[0] == '\0') {
         return tcp_remote_err(err, -EINVAL, "tcp_remote: role client needs a url");
     }
-    if (kvl_sock_parse(options->url_text, &options->url) < 0 ||
-        (!options->url.is_unix && options->url.port == 0)) {
+    r = options_read_url(options);
+    if (r < 0 || (!options->url.is_unix && options->url.port == 0)) {
         return tcp_remote_err(err, -EINVAL,
                               "tcp_remote: url '%s' is none of lm://host:port, host:port, "
-                              "[v6]:port, unix:/path",
+                              "[v6]:port, unix:/path, lms://host:port",
                               options->url_text);
     }
-    return 0;
+    options->tls_name = options_text(host, "tls_name");
+    return options_read_tls(host, options, options->url_is_tls, "url = lms://host:port", err);
 }
 
 /* One of the lists of addresses; `name` is its key. */
@@ -150,6 +209,30 @@ static int options_read_listen(const struct kvl_host *host, const char *name,
     return 0;
 }
 
+static int options_read_access(const struct kvl_host *host, struct tcp_remote_access *access,
+                               struct kvl_err *err)
+{
+    const char *name = "allow";
+    char bad[64] = "";
+    int r = tcp_remote_nets_parse(options_text(host, name), &access->allow, bad, sizeof(bad));
+
+    if (r == 0) {
+        name = "deny";
+        r = tcp_remote_nets_parse(options_text(host, name), &access->deny, bad, sizeof(bad));
+    }
+    if (r < 0) {
+        return tcp_remote_err(err, -EINVAL,
+                              r == -E2BIG ? "tcp_remote: %s names too many networks, from '%s' on"
+                                          : "tcp_remote: %s: '%s' is no network such as "
+                                            "10.0.0.0/8, 192.168.1.7 or fd00::/8",
+                              name, bad);
+    }
+    r = tcp_remote_uids_parse(options_text(host, "allow_uid"), access, bad, sizeof(bad));
+    return r == 0 ? 0
+                  : tcp_remote_err(err, -EINVAL, "tcp_remote: allow_uid: '%s' is %s", bad,
+                                   r == -E2BIG ? "one too many" : "no user number");
+}
+
 static int options_read_server(const struct kvl_host *host, struct tcp_remote_options *options,
                                struct kvl_err *err)
 {
@@ -164,12 +247,24 @@ static int options_read_server(const struct kvl_host *host, struct tcp_remote_op
     options->idle_timeout_ms = (uint64_t)options_number(host, "idle_timeout");
     options->resp_password = options_text(host, "resp_password");
     options->resp_hold_ms = (uint64_t)options_number(host, "resp_hold");
+    r = options_read_access(host, &options->access, err);
+    if (r < 0) {
+        return r;
+    }
     r = options_read_listen(host, "listen", options->listen, &options->listen_count, err);
     if (r == 0) {
         r = options_read_listen(host, "resp_listen", options->resp_listen,
                                 &options->resp_listen_count, err);
     }
-    if (r == 0 && options->listen_count + options->resp_listen_count == 0) {
+    if (r == 0) {
+        r = options_read_listen(host, "tls_listen", options->tls_listen, &options->tls_listen_count,
+                                err);
+    }
+    if (r == 0) {
+        r = options_read_tls(host, options, options->tls_listen_count > 0, "tls_listen", err);
+    }
+    if (r == 0 &&
+        options->listen_count + options->resp_listen_count + options->tls_listen_count == 0) {
         r = tcp_remote_err(err, -EINVAL, "tcp_remote: role server needs a listen address");
     }
     return r;

@@ -9,17 +9,23 @@
 #include <kvlane/backend.h>
 
 #include "sock.h"
+#include "tcp_remote_access.h"
+#include "tcp_remote_tls.h"
 
 #define TCP_REMOTE_LISTENERS_MAX 8u
+#define TCP_REMOTE_NO_TLS "this build has no TLS: install libssl-dev and build it again"
 
 enum tcp_remote_role { TCP_REMOTE_CLIENT, TCP_REMOTE_SERVER };
 
 struct tcp_remote_options {
     enum tcp_remote_role role;
+    struct tcp_remote_tls_files tls; /* borrowed from the host */
 
     /* client */
     struct kvl_sock_name url;
     const char *url_text; /* borrowed from the host */
+    int url_is_tls; /* lms:// */
+    const char *tls_name; /* borrowed from the host; "" = the host in the url */
     uint32_t connections;
     uint32_t max_in_flight;
     uint64_t connect_timeout_ms;
@@ -36,6 +42,9 @@ struct tcp_remote_options {
     size_t resp_listen_count; /* 0 = off */
     const char *resp_password; /* borrowed from the host; "" = none */
     uint64_t resp_hold_ms; /* 0 = off */
+    struct tcp_remote_access access;
+    struct kvl_sock_name tls_listen[TCP_REMOTE_LISTENERS_MAX];
+    size_t tls_listen_count; /* 0 = off */
     int allow_remote;
     uint32_t io_threads;
     uint32_t max_connections;
@@ -45,7 +54,7 @@ struct tcp_remote_options {
     uint64_t idle_timeout_ms; /* 0 = off */
 };
 
-#define TCP_REMOTE_OPTION_COUNT 21u
+#define TCP_REMOTE_OPTION_COUNT 29u
 extern const struct kvl_option tcp_remote_option_table[TCP_REMOTE_OPTION_COUNT];
 
 /** Reads and checks the settings. @return 0; -EINVAL and err->text. */

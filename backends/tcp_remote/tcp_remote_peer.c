@@ -11,6 +11,7 @@
 #include "tcp_remote_list.h"
 #include "tcp_remote_resp_peer.h"
 #include "tcp_remote_server.h"
+#include "tcp_remote_stream.h"
 
 /* What answering a request costs of a turn's budget besides its bytes: a lookup is not free. */
 #define REQUEST_COST ((size_t)4096)
@@ -61,6 +62,7 @@ void tcp_remote_peer_destroy(struct tcp_remote_peer *peer)
     }
     peer_drop_payload(peer);
     free(peer->resp);
+    tcp_remote_session_destroy(peer->tls);
     if (peer->fd >= 0) {
         close(peer->fd);
     }
@@ -168,7 +170,7 @@ static enum tcp_remote_step peer_flush(struct tcp_remote_peer *peer, size_t *bud
         if (peer->tail_left > 0 && chunk == peer->payload_left) {
             msg.msg_iovlen = 3;
         }
-        n = sendmsg(peer->fd, &msg, MSG_NOSIGNAL);
+        n = tcp_remote_stream_send(peer->fd, peer->tls, &msg);
         if (n < 0 && errno == EINTR) {
             continue;
         }
@@ -495,6 +497,10 @@ static enum tcp_remote_step peer_recv_failed(struct tcp_remote_peer *peer, ssize
     if (n < 0 && errno == EAGAIN) {
         return peer_wait(peer);
     }
+    if (n < 0 && errno == EPROTO) {
+        peer_count(peer, TCP_REMOTE_COUNT_TLS_FAILED);
+        tcp_remote_peer_complain(peer, tcp_remote_session_error(peer->tls));
+    }
     if (peer->phase != TCP_REMOTE_PHASE_HEADER || peer->has_slot) {
         peer_count(peer, TCP_REMOTE_COUNT_PUT_TRUNCATED);
     }
@@ -513,12 +519,12 @@ static enum tcp_remote_step peer_recv_header(struct tcp_remote_peer *peer, size_
         memmove(peer->in, peer->in + peer->in_at, peer->in_length);
         peer->in_at = 0;
     }
-    n = recv(peer->fd, peer->in + peer->in_length, room, 0);
+    n = tcp_remote_stream_recv(peer->fd, peer->tls, peer->in + peer->in_length, room);
     if (n <= 0) {
         return peer_recv_failed(peer, n);
     }
     peer->in_length += (size_t)n;
-    peer->is_dry = (size_t)n < room;
+    peer->is_dry = peer->tls == NULL && (size_t)n < room; /* TLS gives a record at a time */
     peer->ack_due = true;
     peer_moved(peer, TCP_REMOTE_COUNT_BYTES_IN, (size_t)n, budget);
     return TCP_REMOTE_STEP_ON;
@@ -559,7 +565,7 @@ static enum tcp_remote_step peer_step_body(struct tcp_remote_peer *peer, size_t 
     if (*budget == 0) {
         return TCP_REMOTE_STEP_READ;
     }
-    n = readv(peer->fd, iov, want == peer->body_left ? 2 : 1);
+    n = tcp_remote_stream_readv(peer->fd, peer->tls, iov, want == peer->body_left ? 2 : 1);
     if (n <= 0) {
         return peer_recv_failed(peer, n);
     }
@@ -574,7 +580,7 @@ static enum tcp_remote_step peer_step_body(struct tcp_remote_peer *peer, size_t 
     peer->in_at = 0;
     peer->in_length = (size_t)n - peer->body_left;
     peer->body_left = 0;
-    peer->is_dry = peer->in_length < sizeof(peer->in);
+    peer->is_dry = peer->tls == NULL && peer->in_length < sizeof(peer->in);
     peer->ack_due = true;
     peer_body_done(peer);
     return TCP_REMOTE_STEP_ON;
@@ -583,6 +589,26 @@ static enum tcp_remote_step peer_step_body(struct tcp_remote_peer *peer, size_t 
 bool tcp_remote_peer_is_bulk(const struct tcp_remote_peer *peer)
 {
     return peer->body_left > TCP_REMOTE_TURN_SMALL || peer->payload_left > TCP_REMOTE_TURN_SMALL;
+}
+
+/* TLS may have to read before it can write, and hold bytes that epoll does not know of. */
+static enum tcp_remote_step peer_tls_step(const struct tcp_remote_peer *peer,
+                                          enum tcp_remote_step step)
+{
+    if (step != TCP_REMOTE_STEP_READ && step != TCP_REMOTE_STEP_WRITE) {
+        return step;
+    }
+    if (step == TCP_REMOTE_STEP_READ && tcp_remote_session_has_more(peer->tls)) {
+        return TCP_REMOTE_STEP_YIELD;
+    }
+    switch (tcp_remote_session_want(peer->tls)) {
+    case TCP_REMOTE_WANT_READ:
+        return TCP_REMOTE_STEP_READ;
+    case TCP_REMOTE_WANT_WRITE:
+        return TCP_REMOTE_STEP_WRITE;
+    default:
+        return step;
+    }
 }
 
 enum tcp_remote_step tcp_remote_peer_run(struct tcp_remote_peer *peer, size_t budget)
@@ -601,10 +627,20 @@ enum tcp_remote_step tcp_remote_peer_run(struct tcp_remote_peer *peer, size_t bu
             step = peer_step_body(peer, &budget);
         }
     } while (step == TCP_REMOTE_STEP_ON);
+    if (peer->tls != NULL) {
+        step = peer_tls_step(peer, step);
+    }
     if (step == TCP_REMOTE_STEP_READ) {
         peer_ack(peer);
     }
     return step;
+}
+
+/* Has not shown yet that it may be here: such a peer must not sit there for ever. */
+static bool peer_is_stranger(const struct tcp_remote_peer *peer)
+{
+    return (peer->resp != NULL && !tcp_remote_resp_peer_is_known(peer)) ||
+           (peer->tls != NULL && !tcp_remote_session_is_up(peer->tls));
 }
 
 bool tcp_remote_peer_is_late(struct tcp_remote_peer *peer)
@@ -616,8 +652,7 @@ bool tcp_remote_peer_is_late(struct tcp_remote_peer *peer)
     if (peer->flushing) {
         limit = options->send_timeout_ms;
         why = TCP_REMOTE_COUNT_SLOW_READERS;
-    } else if (peer_is_inside(peer) ||
-               (peer->resp != NULL && !tcp_remote_resp_peer_is_known(peer))) {
+    } else if (peer_is_inside(peer) || peer_is_stranger(peer)) {
         limit = options->stall_timeout_ms;
         why = TCP_REMOTE_COUNT_STALLED;
     } else {

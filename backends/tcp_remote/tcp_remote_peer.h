@@ -51,6 +51,7 @@ struct tcp_remote_peer {
     bool ack_due; /* bytes came that no reply has acknowledged */
     bool is_dry; /* in this turn the socket gave less than it was asked for */
     int fd;
+    struct tcp_remote_session *tls; /* owned; NULL = plain */
     uint32_t events; /* what epoll watches */
     uint64_t moved_ms; /* last byte in or out */
     struct kvl_sock_addr addr;

@@ -339,6 +339,9 @@ static int pool_timeout(const struct tcp_remote_client *client)
     for (uint32_t i = 0; i < client->options.connections; i++) {
         uint64_t limit = pool_conn_limit(client, &client->conns[i]);
 
+        if (client->conns[i].more) {
+            return 0;
+        }
         alone = alone && client->conns[i].state == TCP_REMOTE_DOWN;
         next = limit < next ? limit : next;
     }
@@ -381,6 +384,19 @@ static void pool_event(struct tcp_remote_client *client, const struct epoll_even
     }
 }
 
+/* What TLS has read ahead: epoll tells of the socket alone. */
+static void pool_read_more(struct tcp_remote_client *client)
+{
+    for (uint32_t i = 0; client->tls != NULL && i < client->options.connections; i++) {
+        struct tcp_remote_conn *conn = &client->conns[i];
+        int r = conn->more ? tcp_remote_conn_event(conn, EPOLLIN) : 0;
+
+        if (r < 0) {
+            tcp_remote_pool_fail(client, conn, r);
+        }
+    }
+}
+
 static void pool_shut_down(struct tcp_remote_client *client)
 {
     for (uint32_t i = 0; i < client->options.connections; i++) {
@@ -412,6 +428,7 @@ void *tcp_remote_pool_main(void *arg)
         for (int i = 0; i < n; i++) {
             pool_event(client, &events[i]);
         }
+        pool_read_more(client);
         pool_take_inbox(client);
         pool_check_cancels(client);
         pool_check_deadlines(client);

@@ -56,6 +56,8 @@ struct tcp_remote_client {
     struct tcp_remote_conn *run_conn; /* takes the next `run_left` small requests */
     uint32_t run_left;
     uint8_t *scratch;
+    struct tcp_remote_tls *tls;
+    bool complained; /* about TLS, since a connection answered */
 };
 
 /** Body of the thread. Completes everything before it ends. */

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "tcp_remote_client.h"
+#include "tcp_remote_stream.h"
 
 /* A payload nobody wants is read to its end up to here; beyond, a new connection is cheaper. */
 #define DROP_MAX ((uint64_t)16 * 1024 * 1024)
@@ -355,7 +356,8 @@ static int recv_headers(struct tcp_remote_conn *conn, uint64_t *budget)
     }
     memmove(conn->in, conn->in + conn->in_at, conn->in_length);
     conn->in_at = 0;
-    n = recv(conn->fd, conn->in + conn->in_length, want - conn->in_length, 0);
+    n = tcp_remote_stream_recv(conn->fd, conn->tls, conn->in + conn->in_length,
+                               want - conn->in_length);
     if (n <= 0) {
         return recv_failed(n);
     }
@@ -417,7 +419,7 @@ static int recv_body(struct tcp_remote_conn *conn, uint64_t *budget)
             iov[count++].iov_len = recv_want(conn->awaiting.head->next);
         }
     }
-    n = readv(conn->fd, iov, (int)count);
+    n = tcp_remote_stream_readv(conn->fd, conn->tls, iov, count);
     if (n <= 0) {
         return recv_failed(n);
     }
@@ -432,7 +434,8 @@ static int recv_aside(struct tcp_remote_conn *conn, uint64_t *budget)
 {
     size_t room = 0;
     uint8_t *scratch = tcp_remote_client_scratch(conn->client, &room);
-    ssize_t n = recv(conn->fd, scratch, conn->body_left < room ? conn->body_left : room, 0);
+    ssize_t n = tcp_remote_stream_recv(conn->fd, conn->tls, scratch,
+                                       conn->body_left < room ? conn->body_left : room);
     int r;
 
     if (n <= 0) {
@@ -473,6 +476,15 @@ int tcp_remote_conn_recv(struct tcp_remote_conn *conn)
         default:
             r = recv_aside(conn, &budget);
             break;
+        }
+    }
+    if (conn->tls != NULL) {
+        conn->more = r >= 0 && tcp_remote_session_has_more(conn->tls);
+        if (r == -EPROTO && tcp_remote_session_error(conn->tls)[0] != '\0') {
+            tcp_remote_client_complain(conn->client, tcp_remote_session_error(conn->tls));
+        }
+        if (r >= 0 && tcp_remote_session_want(conn->tls) == TCP_REMOTE_WANT_WRITE) {
+            return tcp_remote_conn_watch(conn, true);
         }
     }
     return r < 0 ? r : 0;

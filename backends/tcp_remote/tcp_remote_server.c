@@ -8,12 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "tcp_remote_hold.h"
 #include "tcp_remote_resp_peer.h"
+#include "tcp_remote_tls.h"
 
 #define BACKLOG 1024
 #define ACCEPTS_PER_TURN 64
@@ -21,12 +23,12 @@
 /* All LIST replies together; one peer asking again and again must not fill memory. */
 #define LIST_BYTES_MAX ((size_t)512 * 1024 * 1024)
 #define PEERS_REMEMBERED 64u
-#define SOCKETS_MAX (2 * TCP_REMOTE_LISTENERS_MAX * KVL_SOCK_ADDRS_MAX)
+#define SOCKETS_MAX (3 * TCP_REMOTE_LISTENERS_MAX * KVL_SOCK_ADDRS_MAX)
 /* Chunks kept after an EXISTS: so many, and at most this part of the store. */
 #define HELD_MAX 4096u
 #define HELD_PART 4u
 
-enum server_protocol { SERVER_LM, SERVER_RESP };
+enum server_protocol { SERVER_LM, SERVER_RESP, SERVER_LMS };
 
 struct server_listener {
     enum tcp_remote_source source; /* LISTENER */
@@ -39,6 +41,7 @@ struct tcp_remote_server {
     const struct kvl_host *host; /* borrowed */
     struct tcp_remote_options options;
     struct tcp_remote_loop *loops; /* options.io_threads of them */
+    struct tcp_remote_tls *tls; /* NULL = no listener wants it */
     struct tcp_remote_hold *hold; /* NULL = RESP is off, or holds nothing */
 
     /* loop 0 alone, once the threads run */
@@ -55,12 +58,13 @@ struct tcp_remote_server {
     _Atomic uint64_t connections;
     _Atomic uint64_t accepted;
     _Atomic uint64_t refused;
+    _Atomic uint64_t denied;
     _Atomic size_t list_bytes;
 
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t changed; /* a connection went, or the listeners */
     char address[KVL_SOCK_TEXT_MAX + 8];
-    char resp_address[KVL_SOCK_TEXT_MAX + 8];
+    char others[160]; /* addresses of the other protocols, a comma before each */
     struct in6_addr seen[PEERS_REMEMBERED];
     uint32_t seen_count;
 };
@@ -129,13 +133,16 @@ int tcp_remote_server_create(const struct kvl_host *host, const struct tcp_remot
 
 /* ---- listening ---- */
 
-static int server_check_addr(const struct tcp_remote_server *server,
+static int server_check_addr(const struct tcp_remote_server *server, enum server_protocol protocol,
                              const struct kvl_sock_addr *addr, struct kvl_err *err)
 {
     char text[KVL_SOCK_TEXT_MAX];
 
     if (kvl_sock_is_loopback(addr) || server->options.allow_remote) {
         return 0;
+    }
+    if (protocol == SERVER_LMS && server->options.tls.ca[0] != '\0') {
+        return 0; /* peers show a certificate: that is what the others lack */
     }
     kvl_sock_print(addr, text, sizeof(text));
     return tcp_remote_err(err, -EACCES,
@@ -144,12 +151,20 @@ static int server_check_addr(const struct tcp_remote_server *server,
                           text);
 }
 
+static void server_open_path(const struct kvl_sock_addr *addr)
+{
+    struct sockaddr_un un;
+
+    memcpy(&un, &addr->sa, sizeof(un));
+    (void)chmod(un.sun_path, S_IRUSR | S_IWUSR | S_IRGRP | S_IWGRP | S_IROTH | S_IWOTH);
+}
+
 static int server_listen_one(struct tcp_remote_server *server, enum server_protocol protocol,
                              const struct kvl_sock_addr *addr, struct kvl_err *err)
 {
     struct server_listener *listener = &server->listeners[server->listener_count];
     char text[KVL_SOCK_TEXT_MAX];
-    int r = server_check_addr(server, addr, err);
+    int r = server_check_addr(server, protocol, addr, err);
 
     if (r < 0) {
         return r;
@@ -164,6 +179,9 @@ static int server_listen_one(struct tcp_remote_server *server, enum server_proto
     listener->addr = *addr;
     server->listener_count++;
     (void)kvl_sock_local(listener->fd, &listener->addr);
+    if (kvl_sock_is_unix(addr) && server->options.access.uid_count > 0) {
+        server_open_path(addr); /* the file's mode would keep them out before we see them */
+    }
     return 0;
 }
 
@@ -197,7 +215,7 @@ static int server_listen_name(struct tcp_remote_server *server, enum server_prot
 static void server_print_address(const struct tcp_remote_server *server,
                                  enum server_protocol protocol, char *text_out, size_t size)
 {
-    static const char *const schemes[] = {"lm://", "resp://"};
+    static const char *const schemes[] = {"lm://", "resp://", "lms://"};
     char text[KVL_SOCK_TEXT_MAX];
 
     text_out[0] = '\0';
@@ -215,16 +233,25 @@ static void server_print_address(const struct tcp_remote_server *server,
 
 static void server_note_address(struct tcp_remote_server *server)
 {
+    static const char *const names[] = {"", " for RESP", " for TLS"};
     char text[KVL_SOCK_TEXT_MAX];
 
     pthread_mutex_lock(&server->lock);
     server_print_address(server, SERVER_LM, server->address, sizeof(server->address));
-    server_print_address(server, SERVER_RESP, server->resp_address, sizeof(server->resp_address));
+    for (int protocol = SERVER_RESP; protocol <= SERVER_LMS; protocol++) {
+        char one[KVL_SOCK_TEXT_MAX + 8];
+        size_t length = strlen(server->others);
+
+        server_print_address(server, (enum server_protocol)protocol, one, sizeof(one));
+        if (one[0] != '\0') {
+            snprintf(server->others + length, sizeof(server->others) - length, ", %s", one);
+        }
+    }
     pthread_mutex_unlock(&server->lock);
     for (size_t i = 0; i < server->listener_count; i++) {
         kvl_sock_print(&server->listeners[i].addr, text, sizeof(text));
         kvl_info(server->host->log, "tcp_remote: listening on '%s'%s", text,
-                 server->listeners[i].protocol == SERVER_RESP ? " for RESP" : "");
+                 names[server->listeners[i].protocol]);
     }
 }
 
@@ -299,16 +326,27 @@ static int server_start_threads(struct tcp_remote_server *server, struct kvl_err
     return 0;
 }
 
+static int server_load_tls(struct tcp_remote_server *server, struct kvl_err *err)
+{
+    if (server->options.tls_listen_count == 0 || server->tls != NULL) {
+        return 0;
+    }
+    return tcp_remote_tls_create(true, &server->options.tls, &server->tls, err);
+}
+
 int tcp_remote_server_start(struct tcp_remote_server *server, struct kvl_err *err)
 {
     const struct tcp_remote_options *options = &server->options;
-    int r = 0;
+    int r = server_load_tls(server, err);
 
     for (size_t i = 0; i < options->listen_count && r == 0; i++) {
         r = server_listen_name(server, SERVER_LM, &options->listen[i], err);
     }
     for (size_t i = 0; i < options->resp_listen_count && r == 0; i++) {
         r = server_listen_name(server, SERVER_RESP, &options->resp_listen[i], err);
+    }
+    for (size_t i = 0; i < options->tls_listen_count && r == 0; i++) {
+        r = server_listen_name(server, SERVER_LMS, &options->tls_listen[i], err);
     }
     if (r == 0) {
         server->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -399,6 +437,7 @@ void tcp_remote_server_destroy(struct tcp_remote_server *server)
     pthread_cond_destroy(&server->changed);
     pthread_mutex_destroy(&server->lock);
     tcp_remote_hold_destroy(server->hold);
+    tcp_remote_tls_destroy(server->tls);
     free(server->loops);
     free(server);
 }
@@ -414,13 +453,26 @@ void tcp_remote_server_gone(struct tcp_remote_server *server)
     }
 }
 
-static struct tcp_remote_peer *server_make_peer(const struct server_listener *listener, int fd,
+static int server_set_protocol(const struct tcp_remote_server *server,
+                               enum server_protocol protocol, struct tcp_remote_peer *peer)
+{
+    switch (protocol) {
+    case SERVER_RESP:
+        return tcp_remote_resp_peer_attach(peer);
+    case SERVER_LMS:
+        return tcp_remote_session_create(server->tls, peer->fd, NULL, &peer->tls);
+    default:
+        return 0;
+    }
+}
+
+static struct tcp_remote_peer *server_make_peer(const struct tcp_remote_server *server,
+                                                const struct server_listener *listener, int fd,
                                                 const struct kvl_sock_addr *addr)
 {
     struct tcp_remote_peer *peer = tcp_remote_peer_create(fd, addr);
 
-    if (peer != NULL && listener->protocol == SERVER_RESP &&
-        tcp_remote_resp_peer_attach(peer) < 0) {
+    if (peer != NULL && server_set_protocol(server, listener->protocol, peer) < 0) {
         peer->fd = -1; /* the caller's */
         tcp_remote_peer_destroy(peer);
         peer = NULL;
@@ -443,7 +495,7 @@ static void server_take(struct tcp_remote_server *server, const struct server_li
         close(fd);
         return;
     }
-    peer = server_make_peer(listener, fd, addr);
+    peer = server_make_peer(server, listener, fd, addr);
     if (peer == NULL) {
         atomic_fetch_add(&server->refused, 1);
         close(fd);
@@ -452,6 +504,39 @@ static void server_take(struct tcp_remote_server *server, const struct server_li
     atomic_fetch_add(&server->connections, 1);
     tcp_remote_loop_hand_over(&server->loops[server->next_loop], peer);
     server->next_loop = (server->next_loop + 1) % server->options.io_threads;
+}
+
+static bool server_knows_user(const struct tcp_remote_server *server, int fd)
+{
+    struct ucred user;
+    socklen_t length = (socklen_t)sizeof(user);
+
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &user, &length) == 0 &&
+           tcp_remote_access_allows_uid(&server->options.access, geteuid(), user.uid);
+}
+
+/* What becomes of an accepted socket; false closes it. */
+static bool server_admits(struct tcp_remote_server *server, const struct server_listener *listener,
+                          int fd, const struct kvl_sock_addr *addr)
+{
+    char text[KVL_SOCK_TEXT_MAX];
+    bool is_unix = kvl_sock_is_unix(&listener->addr);
+
+    if (is_unix ? server_knows_user(server, fd)
+                : tcp_remote_access_allows(&server->options.access, addr)) {
+        return true;
+    }
+    atomic_fetch_add(&server->denied, 1);
+    if (tcp_remote_server_first(server, addr)) {
+        kvl_sock_print(is_unix ? &listener->addr : addr, text, sizeof(text));
+        kvl_warn(server->host->log,
+                 is_unix ? "tcp_remote: a user that allow_uid does not name came to '%s', closed; "
+                           "counted from now on without a line"
+                         : "tcp_remote: '%s' may not connect, closed; counted from now on without "
+                           "a line",
+                 text);
+    }
+    return false;
 }
 
 /* Out of descriptors the backlog stays readable for ever: close one peer, then look away. */
@@ -488,7 +573,11 @@ void tcp_remote_server_accept(struct tcp_remote_server *server, void *listener)
         fd = accept4(listen_fd, (struct sockaddr *)&addr.sa, &addr.length,
                      SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
-            server_take(server, listener, fd, &addr);
+            if (server_admits(server, listener, fd, &addr)) {
+                server_take(server, listener, fd, &addr);
+            } else {
+                close(fd);
+            }
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             server_out_of_descriptors(server, listen_fd);
         } else if (errno == EAGAIN) {
@@ -604,9 +693,8 @@ void tcp_remote_server_health(struct tcp_remote_server *server, struct kvl_healt
     pthread_mutex_lock(&server->lock);
     snprintf(health_out->address, sizeof(health_out->address), "%s", server->address);
     if (listening) {
-        snprintf(health_out->text, sizeof(health_out->text), "serving %" PRIu64 " connections%s%s",
-                 atomic_load(&server->connections), server->resp_address[0] != '\0' ? ", " : "",
-                 server->resp_address);
+        snprintf(health_out->text, sizeof(health_out->text), "serving %" PRIu64 " connections%s",
+                 atomic_load(&server->connections), server->others);
     } else {
         snprintf(health_out->text, sizeof(health_out->text), "not listening");
     }
@@ -623,7 +711,7 @@ void tcp_remote_server_stats(struct tcp_remote_server *server, kvl_stat_fn fn, v
         "stalled_closed",   "idle_closed",     "bytes_in",
         "bytes_out",        "resp_set",        "resp_get",
         "resp_exists",      "resp_other",      "resp_errors",
-        "resp_auth_failed",
+        "resp_auth_failed", "tls_failed",
     };
     uint64_t held_bytes = 0;
     uint32_t held = 0;
@@ -631,6 +719,7 @@ void tcp_remote_server_stats(struct tcp_remote_server *server, kvl_stat_fn fn, v
     fn(ctx, "connections", atomic_load(&server->connections));
     fn(ctx, "connections_accepted", atomic_load(&server->accepted));
     fn(ctx, "connections_refused", atomic_load(&server->refused));
+    fn(ctx, "connections_denied", atomic_load(&server->denied));
     for (size_t c = 0; c < TCP_REMOTE_COUNTERS; c++) {
         uint64_t sum = 0;
 
