@@ -25,6 +25,7 @@ static const struct metrics_known known[] = {
     {METRICS_STORE, COUNTER, "misses", "Chunks asked for in the own store that were not there"},
     {METRICS_STORE, COUNTER, "evictions", "Chunks that made room for others"},
     {METRICS_STORE, COUNTER, "refused", "Chunks that found no room"},
+    {METRICS_STORE, COUNTER, "lost", "Chunks that made room before they were written below"},
     {METRICS_STORE, COUNTER, "corrupt", "Chunks whose checksum did not match"},
     {METRICS_STORE, GAUGE, "leases", "Leases on chunks that are out"},
     {METRICS_STORE, GAUGE, "reserved", "Chunks being written"},
@@ -77,6 +78,13 @@ static const struct metrics_known known[] = {
     {METRICS_BACKEND, COUNTER, "idle_closed", "Connections closed: no request"},
     {METRICS_BACKEND, COUNTER, "bytes_in", "Bytes received"},
     {METRICS_BACKEND, COUNTER, "bytes_out", "Bytes sent"},
+    {METRICS_BACKEND, GAUGE, "resp_held", "Chunks kept because EXISTS said that they are there"},
+    {METRICS_BACKEND, GAUGE, "resp_held_bytes", "Bytes of these"},
+    {METRICS_BACKEND, GAUGE, "chunks", "Chunks there"},
+    {METRICS_BACKEND, GAUGE, "live_bytes", "Bytes of the chunks there"},
+    {METRICS_BACKEND, GAUGE, "disk_bytes", "Bytes on disk"},
+    {METRICS_BACKEND, GAUGE, "budget_bytes", "Budget on disk"},
+    {METRICS_BACKEND, GAUGE, "segments", "Files on disk"},
 };
 
 static const struct metrics_known *names_find(enum metrics_scope scope, const char *name)
