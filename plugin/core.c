@@ -349,6 +349,7 @@ static int build(const struct kvl_open_params *params, int create,
         .removed = watcher_removed,
     };
     instance->fork_generation = kvl_core_fork_generation();
+    instance->opened_ms = kvl_now_ms();
     instance->log = kvl_log_make(params->log, params->log_ctx, "core", KVL_LOG_INFO);
     r = plan_init(&plan, params, err);
     if (r == 0) {

@@ -24,6 +24,7 @@ struct kvl_instance {
     pthread_mutex_t life; /* one start at a time */
     struct kvl_log log;
     atomic_uint_fast64_t default_deadline_ms; /* relative */
+    uint64_t opened_ms;
     char *stats_socket; /* owned; "" = none */
     struct kvl_store *store;
     struct kvl_registry *registry;

@@ -98,6 +98,7 @@ static void core_stats(struct kvl_instance *instance, struct prefixed *to)
     struct kvl_flight_stats flights;
 
     to->prefix = "core";
+    add_prefixed(to, "uptime_ms", kvl_now_ms() - instance->opened_ms);
     for (int i = 0; i < KVL_COUNTERS; i++) {
         add_prefixed(to, kvl_counter_names[i],
                      atomic_load_explicit(&counters->values[i], memory_order_relaxed));

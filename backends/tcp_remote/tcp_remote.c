@@ -187,6 +187,14 @@ static void tcp_remote_get_stats(void *self, kvl_stat_fn fn, void *ctx)
     }
 }
 
+static int tcp_remote_reload(void *self, struct kvl_err *err)
+{
+    struct kvl_backend *backend = self;
+
+    return backend->server != NULL ? tcp_remote_server_reload(backend->server, err)
+                                   : tcp_remote_client_reload(backend->client, err);
+}
+
 static const struct kvl_backend_ops tcp_remote_ops = {
     .size = sizeof(struct kvl_backend_ops),
     .check = tcp_remote_check,
@@ -206,6 +214,7 @@ static const struct kvl_backend_ops tcp_remote_ops = {
     .get_limits = tcp_remote_get_limits,
     .get_health = tcp_remote_get_health,
     .get_stats = tcp_remote_get_stats,
+    .reload = tcp_remote_reload,
 };
 
 static const struct kvl_backend_desc tcp_remote_desc = {

@@ -109,6 +109,18 @@ int tcp_remote_client_start(struct tcp_remote_client *client, struct kvl_err *er
     return 0;
 }
 
+int tcp_remote_client_reload(struct tcp_remote_client *client, struct kvl_err *err)
+{
+    struct tcp_remote_options fresh;
+    int r = tcp_remote_options_read(client->host, &fresh, err);
+
+    if (r == 0) {
+        tcp_remote_options_apply(&client->options, &fresh);
+        tcp_remote_pool_wake(client);
+    }
+    return r;
+}
+
 void tcp_remote_client_quiesce(struct tcp_remote_client *client)
 {
     pthread_mutex_lock(&client->lock);

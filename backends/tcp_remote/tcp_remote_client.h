@@ -37,6 +37,9 @@ int tcp_remote_client_create(const struct kvl_host *host, const struct tcp_remot
 /** Starts the I/O thread, which begins to connect. @return 0; -errno and err->text. */
 int tcp_remote_client_start(struct tcp_remote_client *client, struct kvl_err *err);
 
+/** Takes over times. @return 0; -EINVAL. */
+int tcp_remote_client_reload(struct tcp_remote_client *client, struct kvl_err *err);
+
 void tcp_remote_client_quiesce(struct tcp_remote_client *client);
 int tcp_remote_client_drain(struct tcp_remote_client *client, uint64_t deadline_ms);
 

@@ -14,17 +14,17 @@ const struct kvl_option tcp_remote_option_table[TCP_REMOTE_OPTION_COUNT] = {
     {"url", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
      "client: the peer, lm://host:port, host:port, [v6]:port, unix:/path or lms://host:port"},
     {"connections", KVL_OPTION_INT, 0, "2", NULL, 1, 64, "client: connections to the peer"},
-    {"connect_timeout", KVL_OPTION_DURATION, 0, "5s", NULL, 1, DAY_MS,
+    {"connect_timeout", KVL_OPTION_DURATION, KVL_OPTION_RELOADABLE, "5s", NULL, 1, DAY_MS,
      "client: longest wait for one address to connect"},
-    {"request_timeout", KVL_OPTION_DURATION, 0, "10s", NULL, 1, DAY_MS,
+    {"request_timeout", KVL_OPTION_DURATION, KVL_OPTION_RELOADABLE, "10s", NULL, 1, DAY_MS,
      "client: deadline of a batch that has none, and longest time without a byte moving"},
     {"confirm", KVL_OPTION_BOOL, 0, "yes", NULL, 0, 0,
      "client: ask for each chunk behind its PUT; the wire has no other answer"},
     {"checksum", KVL_OPTION_BOOL, 0, "no", NULL, 0, 0,
      "client: store sealed chunks, under keys of their own"},
-    {"backoff_min", KVL_OPTION_DURATION, 0, "100ms", NULL, 1, DAY_MS,
+    {"backoff_min", KVL_OPTION_DURATION, KVL_OPTION_RELOADABLE, "100ms", NULL, 1, DAY_MS,
      "client: first pause before connecting again"},
-    {"backoff_max", KVL_OPTION_DURATION, 0, "10s", NULL, 1, DAY_MS,
+    {"backoff_max", KVL_OPTION_DURATION, KVL_OPTION_RELOADABLE, "10s", NULL, 1, DAY_MS,
      "client: longest pause before connecting again"},
     {"max_in_flight", KVL_OPTION_INT, 0, "1024", NULL, 1, 65536,
      "client: batches accepted at a time"},
@@ -33,15 +33,15 @@ const struct kvl_option tcp_remote_option_table[TCP_REMOTE_OPTION_COUNT] = {
     {"allow_remote", KVL_OPTION_BOOL, 0, "no", NULL, 0, 0,
      "server: listen beyond loopback too; the wire has no authentication"},
     {"io_threads", KVL_OPTION_INT, 0, "2", NULL, 1, 64, "server: threads that serve connections"},
-    {"max_connections", KVL_OPTION_INT, 0, "1024", NULL, 1, 1000000,
+    {"max_connections", KVL_OPTION_INT, KVL_OPTION_RELOADABLE, "1024", NULL, 1, 1000000,
      "server: more are accepted and closed at once"},
-    {"max_value", KVL_OPTION_SIZE, 0, "1GiB", NULL, 1, INT32_MAX,
+    {"max_value", KVL_OPTION_SIZE, KVL_OPTION_RELOADABLE, "1GiB", NULL, 1, INT32_MAX,
      "server: largest chunk a peer may store"},
-    {"stall_timeout", KVL_OPTION_DURATION, 0, "30s", NULL, 1, DAY_MS,
+    {"stall_timeout", KVL_OPTION_DURATION, KVL_OPTION_RELOADABLE, "30s", NULL, 1, DAY_MS,
      "server: longest pause inside a header or body"},
-    {"send_timeout", KVL_OPTION_DURATION, 0, "30s", NULL, 1, DAY_MS,
+    {"send_timeout", KVL_OPTION_DURATION, KVL_OPTION_RELOADABLE, "30s", NULL, 1, DAY_MS,
      "server: longest time a peer takes no byte of its reply"},
-    {"idle_timeout", KVL_OPTION_DURATION, 0, "0", NULL, 0, DAY_MS,
+    {"idle_timeout", KVL_OPTION_DURATION, KVL_OPTION_RELOADABLE, "0", NULL, 0, DAY_MS,
      "server: longest pause between requests, 0 = no limit; LMCache's client never reconnects"},
     {"resp_listen", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
      "server: addresses for Redis clients, as in listen; empty = off"},
@@ -286,4 +286,18 @@ int tcp_remote_options_read(const struct kvl_host *host, struct tcp_remote_optio
         *options_out = options;
     }
     return r;
+}
+
+void tcp_remote_options_apply(struct tcp_remote_options *options,
+                              const struct tcp_remote_options *fresh)
+{
+    options->connect_timeout_ms = fresh->connect_timeout_ms;
+    options->request_timeout_ms = fresh->request_timeout_ms;
+    options->backoff_min_ms = fresh->backoff_min_ms;
+    options->backoff_max_ms = fresh->backoff_max_ms;
+    options->max_connections = fresh->max_connections;
+    options->max_value = fresh->max_value;
+    options->stall_timeout_ms = fresh->stall_timeout_ms;
+    options->send_timeout_ms = fresh->send_timeout_ms;
+    options->idle_timeout_ms = fresh->idle_timeout_ms;
 }

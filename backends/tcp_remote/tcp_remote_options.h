@@ -17,6 +17,7 @@
 
 enum tcp_remote_role { TCP_REMOTE_CLIENT, TCP_REMOTE_SERVER };
 
+/** What is atomic may change under load, see tcp_remote_options_apply(). */
 struct tcp_remote_options {
     enum tcp_remote_role role;
     struct tcp_remote_tls_files tls; /* borrowed from the host */
@@ -28,10 +29,10 @@ struct tcp_remote_options {
     const char *tls_name; /* borrowed from the host; "" = the host in the url */
     uint32_t connections;
     uint32_t max_in_flight;
-    uint64_t connect_timeout_ms;
-    uint64_t request_timeout_ms;
-    uint64_t backoff_min_ms;
-    uint64_t backoff_max_ms;
+    _Atomic uint64_t connect_timeout_ms;
+    _Atomic uint64_t request_timeout_ms;
+    _Atomic uint64_t backoff_min_ms;
+    _Atomic uint64_t backoff_max_ms;
     int confirm;
     int checksum;
 
@@ -47,11 +48,11 @@ struct tcp_remote_options {
     size_t tls_listen_count; /* 0 = off */
     int allow_remote;
     uint32_t io_threads;
-    uint32_t max_connections;
-    uint64_t max_value;
-    uint64_t stall_timeout_ms;
-    uint64_t send_timeout_ms;
-    uint64_t idle_timeout_ms; /* 0 = off */
+    _Atomic uint32_t max_connections;
+    _Atomic uint64_t max_value;
+    _Atomic uint64_t stall_timeout_ms;
+    _Atomic uint64_t send_timeout_ms;
+    _Atomic uint64_t idle_timeout_ms; /* 0 = off */
 };
 
 #define TCP_REMOTE_OPTION_COUNT 29u
@@ -60,6 +61,10 @@ extern const struct kvl_option tcp_remote_option_table[TCP_REMOTE_OPTION_COUNT];
 /** Reads and checks the settings. @return 0; -EINVAL and err->text. */
 int tcp_remote_options_read(const struct kvl_host *host, struct tcp_remote_options *options_out,
                             struct kvl_err *err);
+
+/** Takes over what can change while others read: each value for itself. */
+void tcp_remote_options_apply(struct tcp_remote_options *options,
+                              const struct tcp_remote_options *fresh);
 
 /** Fills `err` as far as its size reaches. `err` may be NULL. @return `code`. */
 int tcp_remote_err(struct kvl_err *err, int code, const char *fmt, ...) KVL_PRINTF(3, 4);

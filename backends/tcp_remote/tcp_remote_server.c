@@ -369,6 +369,18 @@ static void server_wake(struct tcp_remote_server *server)
     }
 }
 
+int tcp_remote_server_reload(struct tcp_remote_server *server, struct kvl_err *err)
+{
+    struct tcp_remote_options fresh;
+    int r = tcp_remote_options_read(server->host, &fresh, err);
+
+    if (r == 0) {
+        tcp_remote_options_apply(&server->options, &fresh);
+        server_wake(server); /* a shorter limit may have passed already */
+    }
+    return r;
+}
+
 void tcp_remote_server_quiesce(struct tcp_remote_server *server)
 {
     atomic_store(&server->quiesced, true);

@@ -18,6 +18,9 @@ int tcp_remote_server_create(const struct kvl_host *host, const struct tcp_remot
 /** Listens and starts the threads. @return 0; -EACCES, -EADDRINUSE, ... and err->text. */
 int tcp_remote_server_start(struct tcp_remote_server *server, struct kvl_err *err);
 
+/** Takes over limits and times; connections that are over a new limit stay. @return 0; -EINVAL. */
+int tcp_remote_server_reload(struct tcp_remote_server *server, struct kvl_err *err);
+
 /** Stops accepting. Does not block. */
 void tcp_remote_server_quiesce(struct tcp_remote_server *server);
 

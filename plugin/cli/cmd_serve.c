@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "engine.h"
+#include "notify.h"
 #include "util.h"
 
 struct serve {
@@ -41,7 +42,8 @@ static int serve_parse(struct serve *serve, int argc, char **argv)
         .command = "serve",
         .args = "",
         .about = "Runs the serving backends of an INI file until SIGTERM or SIGINT. Prints one "
-                 "line each when\nthey can be reached: ready: SECTION ADDRESS",
+                 "line each when\nthey can be reached: ready: SECTION ADDRESS. SIGHUP reads the "
+                 "file again.",
         .options = options,
         .option_count = sizeof(options) / sizeof(options[0]),
         .common = &serve->common,
@@ -59,6 +61,7 @@ static int serve_signals(const struct serve *serve, sigset_t *set)
     sigemptyset(set);
     sigaddset(set, SIGTERM);
     sigaddset(set, SIGINT);
+    sigaddset(set, SIGHUP);
     if (pthread_sigmask(SIG_BLOCK, set, NULL) != 0) {
         cli_error("serve: cannot block signals");
         return CLI_OS;
@@ -117,13 +120,29 @@ static void serve_print_stat(void *ctx, const char *name, uint64_t value)
     printf(" %s=%llu", name, (unsigned long long)value);
 }
 
-static int serve_wait(const struct serve *serve, const sigset_t *set)
+static void serve_reload(struct serve *serve, const struct engine_setup *setup)
+{
+    notify_reloading();
+    if (engine_reload(&serve->engine, setup) == CLI_OK) {
+        printf("reloaded: %u differences need a restart\n", (unsigned)serve->engine.restart);
+    } else {
+        printf("not reloaded: the old settings stay\n");
+    }
+    (void)fflush(stdout);
+    notify_manager("READY=1");
+}
+
+static int serve_wait(struct serve *serve, const struct engine_setup *setup, const sigset_t *set)
 {
     const struct timespec every = {.tv_sec = (time_t)serve->stats_s};
 
     for (;;) {
         int sig = serve->stats_s != 0 ? sigtimedwait(set, NULL, &every) : sigwaitinfo(set, NULL);
 
+        if (sig == SIGHUP) {
+            serve_reload(serve, setup);
+            continue;
+        }
         if (sig > 0) {
             return CLI_OK;
         }
@@ -167,8 +186,10 @@ int cmd_serve(int argc, char **argv)
         r = serve_ready(&serve);
     }
     if (r == CLI_OK) {
-        r = serve_wait(&serve, &set);
+        notify_manager("READY=1");
+        r = serve_wait(&serve, &setup, &set);
     }
+    notify_manager("STOPPING=1");
     closed = engine_close(&serve.engine, serve.drain_ms);
     /* A peer that was cut off at the end of a drain is no failure of ours: it was told. */
     (void)closed;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file cmd_stat.c
- * Reads the text a process serves on `[kvlane] stats_socket`: lines "name value" and
- * "health section state address text", until the end of the stream.
+ * Reads the text a process serves on `[kvlane] stats_socket` until the end of the stream, once or
+ * again and again.
  */
 #include "cli.h"
 
@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "stat_view.h"
 #include "util.h"
 
 #define STAT_LIMIT (1u << 20) /* a peer that never ends is no stats socket */
@@ -75,45 +76,70 @@ static int stat_receive(int fd, uint64_t timeout_ms, char *text, size_t room)
     }
 }
 
-/* What another process wrote goes to a terminal: show control bytes as dots. */
-static void stat_clean(char *text)
+/* @return an exit code, and the text of one answer to free. */
+static int stat_ask(const char *path, uint64_t timeout_ms, char **text_out)
 {
-    for (unsigned char *at = (unsigned char *)text; *at != '\0'; at++) {
-        if (*at != '\n' && (*at < 32 || *at == 127)) {
-            *at = '.';
-        }
+    char *text = malloc(STAT_LIMIT);
+    int fd = -1;
+    int r;
+
+    if (text == NULL) {
+        cli_error("stat: no memory");
+        return CLI_OS;
+    }
+    r = stat_connect(path, &fd);
+    if (r == CLI_OK) {
+        r = stat_receive(fd, timeout_ms, text, STAT_LIMIT);
+        close(fd);
+    }
+    if (r != CLI_OK) {
+        free(text);
+        return r;
+    }
+    *text_out = text;
+    return CLI_OK;
+}
+
+/* Sleeps to the next full interval, so that a slow answer does not shift those after it. */
+static void stat_pause(uint64_t start_ns, uint64_t watch_s)
+{
+    uint64_t every = watch_s * 1000000000ull;
+    uint64_t next = start_ns + ((util_now_ns() - start_ns) / every + 1) * every;
+    const struct timespec until = {.tv_sec = (time_t)(next / 1000000000ull),
+                                   .tv_nsec = (long)(next % 1000000000ull)};
+
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR) {
     }
 }
 
-/* Health first, counters after; returns true when every location is ok. */
-static bool stat_print(char *text)
+static int stat_show(const char *path, uint64_t timeout_ms, uint64_t watch_s, enum stat_form form,
+                     struct stat_sample samples[2])
 {
-    bool healthy = true;
+    const uint64_t start_ns = util_now_ns();
+    uint32_t turn = 0;
+    int r;
 
-    stat_clean(text);
-    for (char *line = text; *line != '\0';) {
-        char *next = line + strcspn(line, "\n");
-        char *space;
+    for (;;) {
+        struct stat_sample *now = &samples[turn % 2];
+        char *text = NULL;
 
-        if (*next != '\0') {
-            *next++ = '\0';
+        r = stat_ask(path, timeout_ms, &text);
+        if (r != CLI_OK) {
+            return r;
         }
-        space = strchr(line, ' ');
-        if (space == NULL) {
-            printf("%s\n", line);
-        } else if (strncmp(line, "health ", 7) == 0) {
-            const char *state = strchr(space + 1, ' ');
-
-            healthy = healthy && state != NULL && strncmp(state, " ok", 3) == 0;
-            printf("%s\n", line);
-        } else {
-            *space = '\0';
-            printf("%-40s %20s\n", line, space + 1);
+        stat_sample_fini(now);
+        stat_sample_parse(now, text, util_now_ns());
+        if (turn == 0 && form == STAT_SCREEN) {
+            printf("\033[2J");
         }
-        line = next;
+        stat_view_print(form, now, turn == 0 ? NULL : &samples[(turn + 1) % 2]);
+        r = stat_sample_healthy(now) ? CLI_OK : CLI_NO;
+        if (watch_s == 0 || ferror(stdout) != 0) {
+            return r;
+        }
+        turn++;
+        stat_pause(start_ns, watch_s);
     }
-    (void)fflush(stdout);
-    return healthy;
 }
 
 int cmd_stat(int argc, char **argv)
@@ -121,10 +147,14 @@ int cmd_stat(int argc, char **argv)
     const char *path = NULL;
     uint64_t watch = 0;
     uint64_t timeout_ms = 5000;
+    enum stat_form form = STAT_LIST;
+    bool json = false;
     const struct cli_option options[] = {
         {"socket", "PATH", "what [kvlane] stats_socket of that process names", CLI_TEXT, &path, 0,
          0},
-        {"watch", "SECONDS", "again and again", CLI_COUNT, &watch, 1, 86400},
+        {"watch", "SECONDS", "again and again: a screen on a terminal, else a line each time",
+         CLI_COUNT, &watch, 1, 86400},
+        {"json", NULL, "all of it as one JSON object, each time", CLI_FLAG, &json, 0, 0},
         {"timeout", "DURATION", "longest wait for an answer (5s)", CLI_TIME, &timeout_ms, 1,
          3600 * 1000},
     };
@@ -136,7 +166,7 @@ int cmd_stat(int argc, char **argv)
         .options = options,
         .option_count = sizeof(options) / sizeof(options[0]),
     };
-    char *text;
+    struct stat_sample *samples;
     int count;
     int r = cli_parse(&usage, argc, argv, &count);
 
@@ -147,27 +177,19 @@ int cmd_stat(int argc, char **argv)
         cli_error("stat: --socket is missing; see: kvlane stat --help");
         return CLI_USAGE;
     }
-    text = malloc(STAT_LIMIT);
-    if (text == NULL) {
+    if (json) {
+        form = STAT_JSON;
+    } else if (watch != 0) {
+        form = isatty(STDOUT_FILENO) == 1 ? STAT_SCREEN : STAT_LINES;
+    }
+    samples = calloc(2, sizeof(*samples));
+    if (samples == NULL) {
         cli_error("stat: no memory");
         return CLI_OS;
     }
-    do {
-        int fd = -1;
-
-        r = stat_connect(path, &fd);
-        if (r == CLI_OK) {
-            r = stat_receive(fd, timeout_ms, text, STAT_LIMIT);
-            close(fd);
-        }
-        if (r == CLI_OK) {
-            r = stat_print(text) ? CLI_OK : CLI_NO;
-        }
-        if (watch != 0 && r <= CLI_NO) {
-            printf("\n");
-            (void)nanosleep(&(struct timespec){.tv_sec = (time_t)watch}, NULL);
-        }
-    } while (watch != 0 && r <= CLI_NO);
-    free(text);
+    r = stat_show(path, timeout_ms, watch, form, samples);
+    stat_sample_fini(&samples[0]);
+    stat_sample_fini(&samples[1]);
+    free(samples);
     return r;
 }

@@ -186,10 +186,30 @@ static void err_show(struct engine *engine, const char *what, int r, struct kvl_
     }
 }
 
-/* Calls check (instance_out NULL) or open with all overrides in one array. */
-static int call_open(struct engine *engine, const struct engine_setup *setup,
-                     struct kvl_instance **instance_out)
+enum call { CALL_CHECK, CALL_OPEN, CALL_RELOAD };
+
+static int call_do(struct engine *engine, enum call call, const struct kvl_open_params *params,
+                   struct kvl_err *err)
 {
+    uint32_t restart = 0;
+    int r;
+
+    switch (call) {
+    case CALL_CHECK:
+        return engine->ops.check(params, err);
+    case CALL_OPEN:
+        return engine->ops.open(params, &engine->instance, err);
+    default:
+        r = engine->ops.reload(engine->instance, params, &restart, err);
+        engine->restart = restart;
+        return r;
+    }
+}
+
+/* Calls one of them with all overrides in one array. */
+static int call_open(struct engine *engine, const struct engine_setup *setup, enum call call)
+{
+    static const char *const words[] = {"check", "open", "reload"};
     const struct cli_common *common = setup->common;
     uint32_t room = setup->extra_count + common->set_count + 1;
     const char **overrides = calloc(room, sizeof(*overrides));
@@ -221,21 +241,17 @@ static int call_open(struct engine *engine, const struct engine_setup *setup,
     params.log_ctx = engine;
     params.arena = setup->arena;
     params.arena_bytes = setup->arena_bytes;
-    if (instance_out == NULL) {
-        r = engine->ops.check(&params, &err);
-    } else {
-        r = engine->ops.open(&params, instance_out, &err);
-    }
+    r = call_do(engine, call, &params, &err);
     free(overrides);
     if (r < 0) {
-        err_show(engine, instance_out == NULL ? "check" : "open", r, &err);
+        err_show(engine, words[call], r, &err);
     }
     return code_to_exit(r);
 }
 
 int engine_check(struct engine *engine, const struct engine_setup *setup)
 {
-    return call_open(engine, setup, NULL);
+    return call_open(engine, setup, CALL_CHECK);
 }
 
 int engine_open(struct engine *engine, const struct engine_setup *setup)
@@ -243,7 +259,7 @@ int engine_open(struct engine *engine, const struct engine_setup *setup)
     int r = engine_load(engine, setup->common);
 
     if (r == CLI_OK) {
-        r = call_open(engine, setup, &engine->instance);
+        r = call_open(engine, setup, CALL_OPEN);
     }
     return r;
 }
@@ -258,6 +274,16 @@ int engine_start(struct engine *engine)
         return r == -ENOMEM ? CLI_OS : CLI_PEER;
     }
     return CLI_OK;
+}
+
+int engine_reload(struct engine *engine, const struct engine_setup *setup)
+{
+    if (engine->ops.reload == NULL) {
+        cli_error("reload: this plugin cannot");
+        return CLI_INPUT;
+    }
+    atomic_store(&engine->errors_shown, 0);
+    return call_open(engine, setup, CALL_RELOAD);
 }
 
 int engine_close(struct engine *engine, uint64_t drain_ms)

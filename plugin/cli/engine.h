@@ -19,6 +19,7 @@ struct engine {
     struct kvl_instance *instance;
     uint64_t timeout_ms;
     int32_t log_level; /* highest that is printed */
+    uint32_t restart; /* what the last reload left as it was */
     atomic_uint errors_shown; /* error lines printed by the sink */
 };
 
@@ -43,6 +44,9 @@ int engine_open(struct engine *engine, const struct engine_setup *setup);
 
 /** Starts threads and connections; optional, as in plugin.h. */
 int engine_start(struct engine *engine);
+
+/** Reads the INI file again and takes over what can change; engine->restart counts the rest. */
+int engine_reload(struct engine *engine, const struct engine_setup *setup);
 
 /** Closes the instance and the object. drain_ms 0 = do not wait for work that is under way. */
 int engine_close(struct engine *engine, uint64_t drain_ms);
