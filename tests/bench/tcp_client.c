@@ -7,14 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "fake_host.h"
 
 #define SLOTS_MAX 32u
 #define CHUNKS_MAX 64u
 #define KEY_ROOM 64u
-#define BATCH_BYTES ((size_t)4 << 20)
 
 /* One batch that is under way, and all it needs. */
 struct client_slot {
@@ -23,7 +21,6 @@ struct client_slot {
     struct kvl_sg sg[CHUNKS_MAX];
     uint32_t sg_first[CHUNKS_MAX + 1];
     char keys[CHUNKS_MAX][KEY_ROOM];
-    uint8_t *memory;
     bool busy;
 };
 
@@ -36,6 +33,7 @@ struct tcp_client {
     const char *pairs[12];
     struct client_slot *slots; /* slot_count of them */
     uint32_t slot_count;
+    uint32_t slots_used; /* in this run: all of them need their memory */
     pthread_mutex_t lock; /* guards `busy` of the slots and what follows */
     pthread_cond_t changed;
     uint64_t done;
@@ -119,46 +117,39 @@ void tcp_client_close(struct tcp_client *client)
 
 /* ---- a run ---- */
 
-static uint32_t chunks_per_batch(const struct tcp_load *load)
+static uint32_t chunks_per_batch(const struct tcp_client *client, const struct tcp_load *load)
 {
-    size_t fit = load->kind == TCP_LOAD_EXIST ? CHUNKS_MAX : BATCH_BYTES / load->size;
+    size_t fit = TCP_LOAD_MEMORY / client->slots_used / load->size;
     size_t most = load->kind == TCP_LOAD_EXIST ? CHUNKS_MAX : 16;
 
-    fit = fit < 1 ? 1 : fit > most ? most : fit;
+    fit = fit > most || load->kind == TCP_LOAD_EXIST ? most : fit;
     return fit < load->keys ? (uint32_t)fit : load->keys;
 }
 
-static int slot_init(struct client_slot *slot, uint64_t cookie, const struct tcp_load *load)
+static void slot_init(struct tcp_client *client, uint32_t index, const struct tcp_load *load)
 {
-    uint32_t count = chunks_per_batch(load);
+    struct client_slot *slot = &client->slots[index];
+    uint8_t *memory = tcp_load_memory() + TCP_LOAD_MEMORY / client->slots_used * index;
+    uint32_t count = chunks_per_batch(client, load);
     bool moves = load->kind != TCP_LOAD_EXIST;
 
     slot->batch = (struct kvl_batch){.size = sizeof(slot->batch),
                                      .count = count,
-                                     .cookie = cookie,
+                                     .cookie = index,
                                      .deadline_ms = KVL_NEVER,
                                      .chunks = slot->chunks,
                                      .sg = moves ? slot->sg : NULL,
                                      .sg_first = moves ? slot->sg_first : NULL};
-    slot->memory = moves ? malloc(count * load->size) : NULL;
-    if (moves && slot->memory == NULL) {
-        return -1;
-    }
     for (uint32_t i = 0; i < count; i++) {
         slot->chunks[i] = (struct kvl_chunk){.bytes = moves ? load->size : 0};
         slot->chunks[i].attrs = (struct kvl_attrs){4, 6, {(int32_t)load->size, 0, 0, 0}};
         slot->sg_first[i] = i;
         slot->sg_first[i + 1] = i + 1;
-        if (moves) {
-            memset(slot->memory + i * load->size, (int)i, load->size);
-            slot->sg[i] =
-                (struct kvl_sg){.addr = (uint64_t)(uintptr_t)slot->memory + i * load->size,
-                                .length = load->size,
-                                .count = 1,
-                                .device = KVL_DEVICE_HOST};
-        }
+        slot->sg[i] = (struct kvl_sg){.addr = (uint64_t)(uintptr_t)memory + i * load->size,
+                                      .length = load->size,
+                                      .count = 1,
+                                      .device = KVL_DEVICE_HOST};
     }
-    return 0;
 }
 
 static int slot_submit(struct tcp_client *client, struct client_slot *slot,
@@ -185,7 +176,7 @@ static int slot_submit(struct tcp_client *client, struct client_slot *slot,
 static struct client_slot *slot_take(struct tcp_client *client)
 {
     for (;;) {
-        for (uint32_t i = 0; i < client->slot_count; i++) {
+        for (uint32_t i = 0; i < client->slots_used; i++) {
             if (!client->slots[i].busy) {
                 client->slots[i].busy = true;
                 return &client->slots[i];
@@ -234,29 +225,24 @@ static uint64_t client_drive(struct tcp_client *client, const struct tcp_load *l
 int tcp_client_run(struct tcp_client *client, const struct tcp_load *load,
                    struct tcp_load_result *result_out)
 {
+    size_t fit = TCP_LOAD_MEMORY / load->size;
     double started;
-    int r = 0;
 
-    for (uint32_t i = 0; i < client->slot_count; i++) {
-        r = slot_init(&client->slots[i], i, load) < 0 ? -1 : r;
+    client->slots_used = client->slot_count < fit ? client->slot_count : (uint32_t)fit;
+    for (uint32_t i = 0; i < client->slots_used; i++) {
+        slot_init(client, i, load);
     }
-    if (r == 0) {
-        (void)client_drive(client, load, load->run_ms / 5000.0);
-        started = tcp_load_now();
-        *result_out = (struct tcp_load_result){
-            .ops = client_drive(client, load, load->run_ms / 1000.0),
-        };
-        result_out->seconds = tcp_load_now() - started;
-        result_out->ops_per_s = (double)result_out->ops / result_out->seconds;
-        result_out->gb_per_s = result_out->ops_per_s * (double)load->size / 1e9;
-        r = client->failed > 0 ? -1 : 0;
-    }
-    if (r < 0) {
+    (void)client_drive(client, load, load->run_ms / 5000.0);
+    started = tcp_load_now();
+    *result_out = (struct tcp_load_result){
+        .ops = client_drive(client, load, load->run_ms / 1000.0),
+    };
+    result_out->seconds = tcp_load_now() - started;
+    result_out->ops_per_s = (double)result_out->ops / result_out->seconds;
+    result_out->gb_per_s = result_out->ops_per_s * (double)load->size / 1e9;
+    if (client->failed > 0) {
         fprintf(stderr, "our client: a batch failed\n");
+        return -1;
     }
-    for (uint32_t i = 0; i < client->slot_count; i++) {
-        free(client->slots[i].memory);
-        client->slots[i].memory = NULL;
-    }
-    return r;
+    return 0;
 }

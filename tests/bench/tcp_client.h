@@ -18,7 +18,7 @@ void tcp_client_close(struct tcp_client *client);
 
 /**
  * Runs PUT (each confirmed), GET or EXIST for load->run_ms with two batches per connection under
- * way, of up to 4 MiB or 16 chunks each; EXIST with 64 keys. `addr` and `conns` are not looked at.
+ * way, of up to 16 chunks each; EXIST with 64 keys. `addr` and `conns` are not looked at.
  * Latencies are those of a batch.
  */
 int tcp_client_run(struct tcp_client *client, const struct tcp_load *load,

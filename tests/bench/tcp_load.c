@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/uio.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -28,7 +28,9 @@ struct load_thread {
     int fd;
     uint32_t first;
     uint32_t keys;
-    uint8_t *value; /* source and target */
+    uint8_t *memory; /* source and target, `room` bytes of it */
+    size_t room;
+    uint8_t *value; /* place of the next one in it */
     uint64_t ops;
     double started;
     double ended;
@@ -49,6 +51,22 @@ double tcp_load_now(void)
 size_t tcp_load_key(char *out, size_t room, uint32_t number)
 {
     return (size_t)snprintf(out, room, "bench@1@0@%08x@half", number + 0x10000000u);
+}
+
+uint8_t *tcp_load_memory(void)
+{
+    static uint8_t *memory;
+
+    if (memory == NULL) {
+        memory =
+            mmap(NULL, TCP_LOAD_MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (memory == MAP_FAILED) {
+            abort();
+        }
+        (void)madvise(memory, TCP_LOAD_MEMORY, MADV_HUGEPAGE);
+        memset(memory, 'k', TCP_LOAD_MEMORY);
+    }
+    return memory;
 }
 
 /* ---- moving bytes ---- */
@@ -184,6 +202,10 @@ static bool thread_op(struct load_thread *t, enum tcp_load_kind kind, uint32_t k
 {
     bool lm = t->load->wire == TCP_LOAD_LM;
 
+    t->value += t->load->size;
+    if (t->value + t->load->size > t->memory + t->room) {
+        t->value = t->memory;
+    }
     switch (kind) {
     case TCP_LOAD_PUT:
         return lm ? lm_put(t, key) : resp_put(t, key);
@@ -275,13 +297,9 @@ static void *thread_main(void *arg)
 
     t->fd = connect_to(t->load);
     t->us = malloc(SAMPLES_MAX * sizeof(*t->us));
-    t->value = malloc(t->load->size + 1);
-    t->failed = t->fd < 0 || t->us == NULL || t->value == NULL;
-    if (!t->failed) {
-        memset(t->value, (int)(t->first & 0xff), t->load->size + 1);
-        if (t->load->run_ms > 0) {
-            thread_warm(t);
-        }
+    t->failed = t->fd < 0 || t->us == NULL;
+    if (!t->failed && t->load->run_ms > 0) {
+        thread_warm(t);
     }
     (void)pthread_barrier_wait(t->barrier);
     if (!t->failed) {
@@ -290,7 +308,6 @@ static void *thread_main(void *arg)
     if (t->fd >= 0) {
         close(t->fd);
     }
-    free(t->value);
     return NULL;
 }
 
@@ -299,6 +316,8 @@ static void *thread_main(void *arg)
 static void load_start(const struct tcp_load *load, struct load_thread *threads,
                        pthread_barrier_t *barrier, atomic_bool *stop)
 {
+    size_t room = TCP_LOAD_MEMORY / load->conns;
+    uint8_t *memory = tcp_load_memory();
     pthread_attr_t attr;
 
     (void)pthread_attr_init(&attr);
@@ -310,6 +329,9 @@ static void load_start(const struct tcp_load *load, struct load_thread *threads,
         threads[i] = (struct load_thread){.load = load,
                                           .barrier = barrier,
                                           .stop = stop,
+                                          .memory = memory + i * room,
+                                          .room = room,
+                                          .value = memory + i * room,
                                           .first = load->first_key + from,
                                           .keys = to > from ? to - from : 1};
         if (pthread_create(&threads[i].thread, &attr, thread_main, &threads[i]) != 0) {

@@ -13,6 +13,8 @@
 #include <sys/socket.h>
 
 #define TCP_LOAD_CONNS_MAX 64u
+/** Memory of the engine that values are sent from and received into, walked through in a ring. */
+#define TCP_LOAD_MEMORY ((size_t)256 << 20)
 
 #define TCP_LM_PUT 1
 #define TCP_LM_GET 2
@@ -57,5 +59,8 @@ int tcp_load_run_beside(const struct tcp_load *front, const struct tcp_load *bac
 size_t tcp_load_key(char *out, size_t room, uint32_t number);
 
 double tcp_load_now(void);
+
+/** TCP_LOAD_MEMORY bytes, the same at each call: no engine keeps its KV cache in a CPU's cache. */
+uint8_t *tcp_load_memory(void);
 
 #endif /* KVL_TESTS_TCP_LOAD_H */
