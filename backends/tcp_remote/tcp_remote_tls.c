@@ -403,8 +403,9 @@ ssize_t tcp_remote_session_readv(struct tcp_remote_session *session, const struc
             if (r != 1) {
                 r = session_judge(session, r);
                 session->starved = true;
-                if (total > 0) {
-                    return total; /* what was wrong is told next time */
+                if (total > 0) { /* what was wrong is told next time */
+                    session->want = TCP_REMOTE_WANT_NONE;
+                    return total;
                 }
                 errno = -r;
                 return r == 0 ? 0 : -1;
@@ -459,6 +460,7 @@ ssize_t tcp_remote_session_writev(struct tcp_remote_session *session, const stru
         if (r != 1) {
             r = session_judge(session, r);
             if (total > 0 && r == -EAGAIN) {
+                session->want = TCP_REMOTE_WANT_NONE;
                 return (ssize_t)total;
             }
             errno = r == 0 ? ECONNRESET : -r;
