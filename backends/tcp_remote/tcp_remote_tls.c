@@ -316,7 +316,10 @@ enum tcp_remote_want tcp_remote_session_want(const struct tcp_remote_session *se
 
 bool tcp_remote_session_has_more(const struct tcp_remote_session *session)
 {
-    return !session->starved && !session->failed && SSL_has_pending(session->ssl) != 0;
+    if (session->closed || session->failed) {
+        return true; /* the news stood behind bytes that were read; the socket may stay silent */
+    }
+    return !session->starved && SSL_has_pending(session->ssl) != 0;
 }
 
 const char *tcp_remote_session_error(const struct tcp_remote_session *session)
