@@ -200,7 +200,7 @@ static enum tcp_remote_step resp_exists_again(struct tcp_remote_peer *peer, int 
     return resp_reply(peer, ":1\r\n");
 }
 
-/* GET and EXISTS look here first, then below. EXISTS brings the value along: it is promised then. */
+/* GET and EXISTS look here, then below. EXISTS brings the value along: it is promised then. */
 static enum tcp_remote_step resp_find(struct tcp_remote_peer *peer, tcp_remote_resume_fn again)
 {
     const struct kvl_host *host = peer->loop->host;

@@ -316,7 +316,10 @@ enum tcp_remote_want tcp_remote_session_want(const struct tcp_remote_session *se
 
 bool tcp_remote_session_has_more(const struct tcp_remote_session *session)
 {
-    return !session->starved && !session->failed && SSL_has_pending(session->ssl) != 0;
+    if (session->closed || session->failed) {
+        return true; /* the news stood behind bytes that were read; the socket may stay silent */
+    }
+    return !session->starved && SSL_has_pending(session->ssl) != 0;
 }
 
 const char *tcp_remote_session_error(const struct tcp_remote_session *session)
@@ -403,8 +406,9 @@ ssize_t tcp_remote_session_readv(struct tcp_remote_session *session, const struc
             if (r != 1) {
                 r = session_judge(session, r);
                 session->starved = true;
-                if (total > 0) {
-                    return total; /* what was wrong is told next time */
+                if (total > 0) { /* what was wrong is told next time */
+                    session->want = TCP_REMOTE_WANT_NONE;
+                    return total;
                 }
                 errno = -r;
                 return r == 0 ? 0 : -1;
@@ -459,6 +463,7 @@ ssize_t tcp_remote_session_writev(struct tcp_remote_session *session, const stru
         if (r != 1) {
             r = session_judge(session, r);
             if (total > 0 && r == -EAGAIN) {
+                session->want = TCP_REMOTE_WANT_NONE;
                 return (ssize_t)total;
             }
             errno = r == 0 ? ECONNRESET : -r;

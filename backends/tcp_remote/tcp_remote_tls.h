@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file tcp_remote_tls.h
- * TLS 1.3 and 1.2 for connections of both roles, without blocking: a context per instance, a session
- * per connection. Where the build has no OpenSSL, no context can be made.
+ * TLS 1.3 and 1.2 for connections of both roles, without blocking: a context per instance, a
+ * session per connection. Where the build has no OpenSSL, no context can be made.
  *
  * OpenSSL is used through a library context of our own: no configuration file of the machine, no
  * state shared with an engine that uses OpenSSL itself, nothing at exit. A session belongs to one
@@ -72,7 +72,7 @@ ssize_t tcp_remote_session_writev(struct tcp_remote_session *session, const stru
 /** What the last call waits for; NONE when it did not say EAGAIN. */
 enum tcp_remote_want tcp_remote_session_want(const struct tcp_remote_session *session);
 
-/** True when there may be more to read although the socket has nothing. */
+/** True when there may be more to read, or an end to be told, although the socket has nothing. */
 bool tcp_remote_session_has_more(const struct tcp_remote_session *session);
 
 /** Why it failed, for people. */

@@ -213,7 +213,7 @@ static int visit_as(uid_t uid, const char *path)
         return 2;
     }
     rig_header(header, TCP_REMOTE_HEALTH, 0, "@0@0@0@half");
-    n = send(fd, header, sizeof(header), MSG_NOSIGNAL);
+    (void)!send(fd, header, sizeof(header), MSG_NOSIGNAL);
     n = recv(fd, header, TCP_REMOTE_REPLY_BYTES, MSG_WAITALL);
     return n == TCP_REMOTE_REPLY_BYTES ? 0 : 1;
 }

@@ -442,6 +442,68 @@ static void test_older_versions_are_refused(void **state)
     finish(&ends);
 }
 
+/* More requests in one go than a turn answers: none waits for a byte that never comes. */
+static void test_many_requests_at_once(void **state)
+{
+    enum { COUNT = 600 };
+    uint8_t *headers = malloc(COUNT * TCP_REMOTE_REQUEST_BYTES);
+    uint8_t reply[TCP_REMOTE_REPLY_BYTES];
+    struct other other;
+    struct ends ends;
+    size_t n = 0;
+
+    (void)state;
+    serve(&ends, NULL);
+    other_connect(&other, &ends.server, TLS1_3_VERSION);
+    assert_int_equal(SSL_connect(other.ssl), 1);
+    for (size_t i = 0; i < COUNT; i++) {
+        rig_header(headers + i * TCP_REMOTE_REQUEST_BYTES, TCP_REMOTE_EXIST, 0, KEY);
+    }
+    for (int round = 0; round < 20; round++) {
+        for (size_t at = 0; at < COUNT * TCP_REMOTE_REQUEST_BYTES; at += n) {
+            assert_int_equal(
+                SSL_write_ex(other.ssl, headers + at, COUNT * TCP_REMOTE_REQUEST_BYTES - at, &n),
+                1);
+        }
+        for (size_t i = 0; i < COUNT; i++) {
+            other_recv(&other, reply, sizeof(reply), sizeof(reply));
+        }
+    }
+    other_close(&other);
+    free(headers);
+    finish(&ends);
+}
+
+/* The goodbye of TLS comes with a request, and the socket stays open. */
+static void test_goodbye_behind_a_request(void **state)
+{
+    uint8_t bytes[4096];
+    struct other other;
+    struct ends ends;
+    size_t n = 0;
+    BIO *flight;
+
+    (void)state;
+    serve(&ends, NULL);
+    other_connect(&other, &ends.server, TLS1_3_VERSION);
+    assert_int_equal(SSL_connect(other.ssl), 1);
+    flight = BIO_new(BIO_s_mem());
+    SSL_set0_wbio(other.ssl, flight);
+    rig_header(bytes, TCP_REMOTE_EXIST, 0, KEY);
+    assert_int_equal(SSL_write_ex(other.ssl, bytes, TCP_REMOTE_REQUEST_BYTES, &n), 1);
+    (void)SSL_shutdown(other.ssl);
+    n = (size_t)BIO_read(flight, bytes, sizeof(bytes));
+    rig_send(other.fd, bytes, n);
+    other_recv(&other, bytes, TCP_REMOTE_REPLY_BYTES, TCP_REMOTE_REPLY_BYTES);
+    do { /* its own goodbye, then the end */
+        n = (size_t)recv(other.fd, bytes, sizeof(bytes), 0);
+        assert_true(n <= sizeof(bytes));
+    } while (n > 0);
+    assert_int_equal(rig_stat(&ends.server, "tls_failed"), 0);
+    other_close(&other);
+    finish(&ends);
+}
+
 /* ---- our client before peers that are no TLS servers ---- */
 
 static void test_peers_that_do_not_answer(void **state)
@@ -552,6 +614,8 @@ int main(void)
         cmocka_unit_test(test_clients_of_tls_1_3),
         cmocka_unit_test(test_clients_of_tls_1_2),
         cmocka_unit_test(test_older_versions_are_refused),
+        cmocka_unit_test(test_many_requests_at_once),
+        cmocka_unit_test(test_goodbye_behind_a_request),
         cmocka_unit_test(test_peers_that_do_not_answer),
         cmocka_unit_test(test_settings_that_cannot_be),
         cmocka_unit_test(test_client_certificates_open_the_door_to_others),
