@@ -91,7 +91,9 @@ static int index_rebuild(struct disk_index *index)
         }
     }
     free(index->slots);
-    *index = next;
+    index->slots = next.slots; /* not *index = next: others read `seed` without the lock */
+    index->capacity = next.capacity;
+    index->used = next.used;
     return 0;
 }
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file disk_index.h
- * Where each chunk lies: an open-addressed table from the hash of a key to a place on disk, 24 bytes
- * per slot, 28 to 55 bytes per chunk. It holds no keys: who reads a record compares the whole key. Not
- * thread-safe.
+ * Where each chunk lies: an open-addressed table from the hash of a key to a place on disk, 24
+ * bytes per slot, 28 to 77 bytes per chunk. It holds no keys: who reads a record compares the whole
+ * key. Not thread-safe.
  */
 #ifndef KVL_DISK_INDEX_H
 #define KVL_DISK_INDEX_H

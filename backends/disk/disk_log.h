@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file disk_log.h
- * The folder as a log: segments from the oldest to the one that is written, and the index of what is
- * live in them. One thread writes, any number read. No I/O is done with the lock held.
+ * The folder as a log: segments from the oldest to the one that is written, and the index of what
+ * is live in them. One thread writes, any number read. No I/O is done with the lock held.
  */
 #ifndef KVL_DISK_LOG_H
 #define KVL_DISK_LOG_H

@@ -4,9 +4,9 @@
  * The bytes of a segment file, as pure functions. All integers are little endian.
  *
  * A file is a head of 64 bytes and records, each at a multiple of 64. A record is a head of 64
- * bytes, the key, zeros up to a multiple of 64, the payload, zeros again. The checksum of a record's
- * head covers the key too and is seeded with the id of the file, so that neither bytes of another
- * file nor a payload that looks like a record can pass for one.
+ * bytes, the key, zeros up to a multiple of 64, the payload, zeros again. The checksum of a
+ * record's head covers the key too and is seeded with the id of the file, so that neither bytes of
+ * another file nor a payload that looks like a record can pass for one.
  */
 #ifndef KVL_DISK_RECORD_H
 #define KVL_DISK_RECORD_H

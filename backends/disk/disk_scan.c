@@ -197,8 +197,8 @@ static uint64_t scan_record(struct scan *scan, struct disk_segment *segment, uin
         return 0;
     }
     payload = offset + disk_head_bytes(record.key.length);
-    if (payload + record.bytes > scan->size ||
-        (!scan->sealed && !scan_verify(scan, segment, payload, &record))) {
+    if (payload + record.bytes > scan->size || (!scan->sealed && record.kind == DISK_CHUNK &&
+                                                !scan_verify(scan, segment, payload, &record))) {
         return 0;
     }
     log->sequence = record.sequence;

@@ -17,7 +17,10 @@
 int disk_write_chunk(struct disk_log *log, const struct disk_op *op, const struct disk_item *item,
                      uint64_t *bytes_out);
 
-/** Takes a chunk out, for good. @return 0; -ENOENT; -ENOSPC, -EIO it may be back after a restart. */
+/**
+ * Takes a chunk out, for good.
+ * @return 0; -ENOENT; -ENOSPC, -EIO gone, but it may be back after a restart.
+ */
 int disk_write_removal(struct disk_log *log, const struct disk_item *item);
 
 #endif /* KVL_DISK_WRITE_H */
