@@ -23,7 +23,7 @@ struct kvl_answer {
     uint8_t small_location[SMALL];
 };
 
-/** Everything that may be wrong with a batch is found before anything is done. @return 0; -EINVAL. */
+/** Finds all that may be wrong with a batch before anything is done. @return 0; -EINVAL. */
 int kvl_answer_check(const struct kvl_batch *batch, const struct kvl_result *result,
                      enum kvl_op_kind kind);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file move.h
- * Policy: whom a lookup and a load ask, and in which order; who gets a save; what an engine is told.
+ * Policy: whom a lookup and a load ask, and in which order; what an engine is told.
  */
 #ifndef KVL_PLUGIN_MOVE_H
 #define KVL_PLUGIN_MOVE_H

@@ -18,7 +18,7 @@
 
 struct kvl_store;
 
-/** How the store tells of what it does. Called with its lock held: must be quick and not call back. */
+/** How the store tells of what it does. Called with its lock held: be quick, do not call back. */
 struct kvl_store_events {
     void *ctx;
     void (*pressure)(void *ctx); /* more than three quarters are used */
@@ -112,7 +112,7 @@ void kvl_store_trim(struct kvl_store *store);
 /** Calls `fn` with copies of all keys, no lock held. @return 0; -ENOMEM; what `fn` returned. */
 int kvl_store_list(struct kvl_store *store, kvl_key_fn fn, void *ctx);
 
-/** Sets or, with NULL, clears the listener. From then on chunks are written below before they go. */
+/** Sets or, with NULL, clears the listener. With one, chunks are written below before they go. */
 void kvl_store_listen(struct kvl_store *store, const struct kvl_store_events *events);
 
 /** A chunk that should be written below, leased; key and view stay valid until it is given back. */

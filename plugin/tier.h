@@ -18,7 +18,7 @@
 struct kvl_instance;
 struct kvl_tier;
 
-/** Starts what the route needs; *tier_out stays NULL when that is nothing. @return 0; -EAGAIN; .. */
+/** Starts what the route needs; *tier_out stays NULL when that is nothing. @return 0; -EAGAIN */
 int kvl_tier_start(struct kvl_instance *instance, struct kvl_tier **tier_out);
 
 /** Writes what is not below yet, until the deadline. Takes NULL. */

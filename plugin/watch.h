@@ -18,7 +18,7 @@ struct kvl_watch;
 
 /**
  * Listens at `path` (mode 0600). A socket that a dead process left there is replaced.
- * @return 0; -EADDRINUSE somebody answers there; -ENAMETOOLONG; what the system says, and err->text.
+ * @return 0; -EADDRINUSE somebody answers there; what the system says, and err->text.
  */
 int kvl_watch_start(struct kvl_instance *instance, const char *path, struct kvl_watch **watch_out,
                     struct kvl_err *err);

@@ -17,7 +17,7 @@
 /* Headers of one request. */
 #define CONNECTION_MEMORY ((size_t)16 * 1024)
 #define LOOK_MS 100u
-/* The library's own limit counts idle seconds only; ours, in http_cut_late, is the one that counts. */
+/* The library's own limit counts idle seconds only; the one that counts is in http_cut_late. */
 #define LIBRARY_TIMEOUT_S(ms) ((unsigned)((ms) / 1000 + 2))
 
 enum http_counter { HTTP_REQUESTS, HTTP_SCRAPES, HTTP_REFUSED, HTTP_CUT, HTTP_COUNTERS };

@@ -16,7 +16,7 @@
  *   wait() must end exactly once. Batch and keys are borrowed for the call; memory behind `sg` of a
  *   load until wait() has ended the operation. save has read `sg` when it returns.
  *
- * The return value of such a call is that of the operation as a whole: 0, or the first real failure.
+ * The return value of such a call is that of the operation as a whole: 0, or a real failure.
  * A miss is none: it is -ENOENT in item_status. A failing backend never fails the call: a load ends
  * as a miss of some items, and a save has succeeded once the own store took it. A load or lookup
  * that is cut off at its deadline returns -ETIMEDOUT, with what was done until then in the items.
@@ -165,7 +165,7 @@ struct kvl_plugin {
     int (*wait)(struct kvl_instance *instance, uint64_t op, uint64_t deadline_ms,
                 struct kvl_result *result);
 
-    /** Asks to end an operation early: what is not done becomes -ECANCELED. wait() still ends it. */
+    /** Asks to end an operation early: the rest becomes -ECANCELED. wait() still ends it. */
     int (*cancel)(struct kvl_instance *instance, uint64_t op);
 
     /* ---- the own store without a copy ---- */

@@ -7,7 +7,7 @@
 #ifndef KVL_NOTIFY_H
 #define KVL_NOTIFY_H
 
-/** Sends "READY=1" and the like, lines separated by newlines. Never blocks; failures are no news. */
+/** Sends "READY=1" and the like, newlines in between. Never blocks; failures are no news. */
 void notify_manager(const char *lines);
 
 /** Sends RELOADING=1 with the time that systemd wants along with it. */
