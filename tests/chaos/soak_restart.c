@@ -33,12 +33,12 @@ static int restart_begin(struct soak_shared *shared, struct soak_server *server,
     return 0;
 }
 
-/* A chunk whose version is another than the last one seen would be old bytes come back. */
+/* Another version than the last one seen, or one that was not there, would be old bytes come back. */
 static void restart_compare(struct soak_shared *shared, struct soak_slot *slot,
                             const uint64_t *before, const uint64_t *after)
 {
     for (uint32_t key = 0; key < shared->keys; key++) {
-        if (before[key] != 0 && after[key] != before[key]) {
+        if (after[key] != before[key]) {
             soak_error(slot, "key %u after SIGTERM: version %llx, it was %llx", key,
                        (unsigned long long)after[key], (unsigned long long)before[key]);
             return;
