@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "core.h"
 #include "drive.h"
@@ -22,6 +23,7 @@ struct request {
     struct request *next;
     kvl_fetch_fn fn; /* NULL: remove it below */
     void *ctx;
+    uint64_t number; /* of removes: 1, 2, .. as they came */
     uint32_t flags;
     uint32_t length;
     char key[KVL_KEY_MAX];
@@ -47,6 +49,7 @@ struct kvl_tier {
     pthread_cond_t asked; /* the fetchers */
     struct queue wanted;
     struct queue removed;
+    uint64_t last_remove; /* number of the newest */
     int removing; /* never while writing: what is written must not be older than what was removed */
     int writing; /* batches */
     int pressed;
@@ -263,6 +266,7 @@ void kvl_tier_removed(struct kvl_tier *tier, const struct kvl_key *key)
     pthread_mutex_lock(&tier->lock);
     if (request != NULL && !tier->stopping) {
         kvl_registry_block(tier->instance->registry, kvl_hash_key(key));
+        request->number = ++tier->last_remove;
         queue_add(&tier->removed, request);
         request = NULL;
         pthread_cond_signal(&tier->asked);
@@ -317,13 +321,45 @@ static void write_cold(struct kvl_tier *tier, const struct kvl_store_cold *cold,
     kvl_op_destroy(op);
 }
 
-static void begin_writing(struct kvl_tier *tier)
+/* @return the newest remove that is older than what is written now. */
+static uint64_t begin_writing(struct kvl_tier *tier)
 {
+    uint64_t number;
+
     pthread_mutex_lock(&tier->lock);
     while (tier->removing) {
         pthread_cond_wait(&tier->cold, &tier->lock);
     }
     tier->writing++;
+    number = tier->last_remove;
+    pthread_mutex_unlock(&tier->lock);
+    return number;
+}
+
+/* What was to be removed has been overwritten: the remove, running later, would take the new bytes
+ * for the old ones. One that came while we wrote means ours and stays. */
+static void forget_removes(struct kvl_tier *tier, const struct kvl_key *key, uint64_t number)
+{
+    struct request **at;
+
+    pthread_mutex_lock(&tier->lock);
+    at = &tier->removed.first;
+    while (*at != NULL && (*at)->number <= number) {
+        struct request *request = *at;
+
+        if (request->length != key->length ||
+            memcmp(request->key, key->text, key->length) != 0) {
+            at = &request->next;
+            continue;
+        }
+        *at = request->next;
+        if (tier->removed.last == &request->next) {
+            tier->removed.last = at;
+        }
+        tier->removed.count--;
+        kvl_registry_unblock(tier->instance->registry, kvl_hash_key(key));
+        free(request);
+    }
     pthread_mutex_unlock(&tier->lock);
 }
 
@@ -341,15 +377,17 @@ static uint32_t write_some(struct kvl_tier *tier, int all)
     struct kvl_store *store = tier->instance->store;
     struct kvl_store_cold cold[COLD_BATCH];
     int written[COLD_BATCH];
+    uint64_t number;
     uint32_t count;
 
-    begin_writing(tier);
+    number = begin_writing(tier);
     count = kvl_store_take_cold(store, cold, COLD_BATCH, COLD_BYTES, all);
     if (count > 0) {
         write_cold(tier, cold, count, written);
     }
     for (uint32_t i = 0; i < count; i++) {
         if (written[i]) {
+            forget_removes(tier, &cold[i].key, number);
             atomic_fetch_add(&tier->written, 1);
             atomic_fetch_add(&tier->written_bytes, cold[i].view.length);
         } else {
@@ -381,6 +419,21 @@ static void *write_main(void *arg)
     return NULL;
 }
 
+/* A remove that is forgotten would let old bytes come back with the next start. */
+static void finish_removes(struct kvl_tier *tier, uint64_t deadline_ms)
+{
+    const struct timespec until = {.tv_sec = (time_t)(deadline_ms / 1000),
+                                   .tv_nsec = (long)(deadline_ms % 1000) * 1000000};
+    int r = 0;
+
+    pthread_mutex_lock(&tier->lock);
+    while (r == 0 && (tier->removed.count > 0 || tier->removing)) {
+        pthread_cond_broadcast(&tier->asked);
+        r = pthread_cond_clockwait(&tier->cold, &tier->lock, CLOCK_MONOTONIC, &until);
+    }
+    pthread_mutex_unlock(&tier->lock);
+}
+
 void kvl_tier_flush(struct kvl_tier *tier, uint64_t deadline_ms)
 {
     if (tier == NULL || !tier->writes) {
@@ -388,6 +441,7 @@ void kvl_tier_flush(struct kvl_tier *tier, uint64_t deadline_ms)
     }
     while (kvl_now_ms() < deadline_ms && write_some(tier, 1) > 0) {
     }
+    finish_removes(tier, deadline_ms);
 }
 
 /* ---- what the store tells, with its lock held ---- */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * usage: soak [--seconds N] [--budget-mib N] [--seed N] [--quick] [--no-disk] [--kvlane FILE]
- *             [--lib FILE]
+ * usage: soak [--seconds N] [--budget-mib N] [--seed N] [--quick] [--no-disk]
+ *             [--disk-seconds N] [--kvlane FILE] [--lib FILE]
  *
  * One `kvlane serve` under a key space three times its budget: clients as LMCache's, engines with
  * the plugin, and pests, all of them killed at random. Nothing that comes back may be wrong, memory
@@ -36,6 +36,7 @@ struct soak {
     struct soak_server server;
     const char *library;
     uint64_t seconds;
+    uint64_t disk_seconds;
     uint64_t random;
     bool quick;
     bool no_disk;
@@ -319,8 +320,8 @@ static void check_rest(struct soak *soak, int fds)
              stat_of(soak, "tcp_remote_serve_connections"), stat_of(soak, "store_reserved"),
              stat_of(soak, "store_leases"), soak_server_fds(&soak->server), fds);
     }
-    if (!soak->quick && soak->evictions == 0) {
-        fail(soak, "nothing was evicted: that was no load");
+    if (!soak->quick && (soak->evictions == 0 || soak->slow_closed == 0)) {
+        fail(soak, "nothing was evicted, or nobody was too slow: that was no load");
     }
     if (!SOAK_SANITIZED && soak->rss_early != 0 && soak->seconds >= 60 &&
         soak->rss_last > soak->rss_early + soak->setup.budget / 20 + 8 * MIB) {
@@ -367,7 +368,7 @@ static void run_restart(struct soak *soak)
     /* Room for all that is ever written: what an older version leaves behind counts, too, and when
      * a file has to go for it chunks go along. */
     setup.disk_budget = soak->setup.budget * 64;
-    soak_restart_run(soak->shared, own_slot(soak), &soak->server, &setup, soak->quick ? 1 : 8, load,
+    soak_restart_run(soak->shared, own_slot(soak), &soak->server, &setup, soak->disk_seconds, load,
                      soak, &soak->restart);
     soak->restarted = true;
     if (soak->restart.failed) {
@@ -445,10 +446,15 @@ static int tell(struct soak *soak)
 static void parse(struct soak *soak, int argc, char **argv)
 {
     static const struct option options[] = {
-        {"seconds", required_argument, NULL, 's'}, {"budget-mib", required_argument, NULL, 'b'},
-        {"seed", required_argument, NULL, 'r'},    {"kvlane", required_argument, NULL, 'k'},
-        {"lib", required_argument, NULL, 'l'},     {"quick", no_argument, NULL, 'q'},
-        {"no-disk", no_argument, NULL, 'd'},       {0},
+        {"seconds", required_argument, NULL, 's'},
+        {"budget-mib", required_argument, NULL, 'b'},
+        {"seed", required_argument, NULL, 'r'},
+        {"kvlane", required_argument, NULL, 'k'},
+        {"lib", required_argument, NULL, 'l'},
+        {"quick", no_argument, NULL, 'q'},
+        {"no-disk", no_argument, NULL, 'd'},
+        {"disk-seconds", required_argument, NULL, 't'},
+        {0},
     };
     int c;
 
@@ -471,6 +477,10 @@ static void parse(struct soak *soak, int argc, char **argv)
             break;
         case 'q':
             soak->quick = true;
+            soak->disk_seconds = 1;
+            break;
+        case 't':
+            soak->disk_seconds = strtoull(optarg, NULL, 10);
             break;
         case 'd':
             soak->no_disk = true;
@@ -481,7 +491,7 @@ static void parse(struct soak *soak, int argc, char **argv)
     }
     if (soak->seconds == 0 || soak->setup.budget < 64 * MIB || optind != argc) {
         fprintf(stderr, "usage: soak [--seconds N] [--budget-mib N, from 64] [--seed N] [--quick] "
-                        "[--no-disk] [--kvlane FILE] [--lib FILE]\n");
+                        "[--no-disk] [--disk-seconds N] [--kvlane FILE] [--lib FILE]\n");
         exit(2);
     }
 }
@@ -492,6 +502,7 @@ int main(int argc, char **argv)
         .setup = {.kvlane = SOAK_KVLANE, .budget = 256 * MIB},
         .library = SOAK_LIB,
         .seconds = 60,
+        .disk_seconds = 8,
     };
 
     soak.random = soak_now_ms() | 1;
