@@ -67,6 +67,16 @@ bool disk_index_find(const struct disk_index *index, const struct disk_name *nam
     return true;
 }
 
+bool disk_index_use(struct disk_index *index, const struct disk_name *name,
+                    struct disk_place *place_out)
+{
+    if (!disk_index_find(index, name, place_out)) {
+        return false;
+    }
+    index_seek(index, name)->place.used = 1;
+    return true;
+}
+
 /* Moves the live slots to a table that has room for one more. */
 static int index_rebuild(struct disk_index *index)
 {

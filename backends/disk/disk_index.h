@@ -23,7 +23,8 @@ struct disk_name {
 struct disk_place {
     uint32_t segment; /* number of the file, from 1 */
     uint32_t unit; /* offset of the record, in DISK_ALIGN */
-    uint32_t bytes; /* payload */
+    uint32_t bytes : 31; /* payload */
+    uint32_t used : 1; /* since it was put there */
 };
 
 struct disk_slot {
@@ -54,6 +55,10 @@ struct disk_name disk_index_name(const struct disk_index *index, const struct kv
 /** True when the chunk is known; its place in *place_out. */
 bool disk_index_find(const struct disk_index *index, const struct disk_name *name,
                      struct disk_place *place_out);
+
+/** As disk_index_find(), and remembers that the chunk was used. */
+bool disk_index_use(struct disk_index *index, const struct disk_name *name,
+                    struct disk_place *place_out);
 
 /**
  * Sets the place of a chunk.

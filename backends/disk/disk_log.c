@@ -94,11 +94,12 @@ int disk_log_find(struct disk_log *log, const struct kvl_key *key, struct disk_f
     struct disk_found found = {.name = disk_index_name(&log->index, key)};
 
     (void)pthread_mutex_lock(&log->lock);
-    if (disk_index_find(&log->index, &found.name, &found.place)) {
+    if (disk_index_use(&log->index, &found.name, &found.place)) {
         found.segment = log_segment(log, found.place.segment);
     }
     if (found.segment != NULL) {
         disk_segment_retain(found.segment);
+        found.segment->used = true;
     }
     (void)pthread_mutex_unlock(&log->lock);
     if (found.segment == NULL) {
@@ -218,7 +219,7 @@ int disk_log_index_chunk(struct disk_log *log, struct disk_segment *segment,
     const struct disk_place place = {
         .segment = segment->number,
         .unit = (uint32_t)(offset / DISK_ALIGN),
-        .bytes = (uint32_t)bytes,
+        .bytes = (uint32_t)bytes & INT32_MAX, /* DISK_PAYLOAD_MAX */
     };
     struct disk_place old;
     int r;
@@ -290,9 +291,36 @@ bool disk_log_expire(struct disk_log *log)
     return true;
 }
 
-/* True when the oldest segment must go, or may because it holds only garbage. A garbage segment in
- * the middle stays: a removal in it may be all that keeps an older chunk dead after a restart. */
-static bool log_is_over(struct disk_log *log, uint64_t need)
+struct disk_segment *disk_log_oldest(struct disk_log *log, bool *used_out)
+{
+    struct disk_segment *oldest = NULL;
+
+    (void)pthread_mutex_lock(&log->lock);
+    if (log->count > 0 && log->segments[0] != log->active) {
+        oldest = log->segments[0];
+        disk_segment_retain(oldest);
+        *used_out = oldest->used;
+    }
+    (void)pthread_mutex_unlock(&log->lock);
+    return oldest;
+}
+
+bool disk_log_is_used(struct disk_log *log, const struct disk_name *name, uint32_t segment,
+                      uint64_t offset)
+{
+    struct disk_place place;
+    bool used;
+
+    (void)pthread_mutex_lock(&log->lock);
+    used = disk_index_find(&log->index, name, &place) && place.used && place.segment == segment &&
+           place.unit == offset / DISK_ALIGN;
+    (void)pthread_mutex_unlock(&log->lock);
+    return used;
+}
+
+/* One that holds nothing but garbage may go, too, but only the oldest: a removal in another one may
+ * be all that keeps an older chunk dead after a restart. */
+bool disk_log_is_over(struct disk_log *log, uint64_t need)
 {
     bool over;
 
@@ -306,21 +334,6 @@ static bool log_is_over(struct disk_log *log, uint64_t need)
 
 void disk_log_trim(struct disk_log *log, uint64_t need)
 {
-    while (log_is_over(log, need) && disk_log_expire(log)) {
+    while (disk_log_is_over(log, need) && disk_log_expire(log)) {
     }
-}
-
-bool disk_log_is_old(struct disk_log *log, const struct disk_found *found)
-{
-    uint64_t newer = 0;
-
-    (void)pthread_mutex_lock(&log->lock);
-    for (uint32_t i = log->count; i > 0; i--) {
-        if (log->segments[i - 1]->number <= found->place.segment) {
-            break;
-        }
-        newer += log->segments[i - 1]->end;
-    }
-    (void)pthread_mutex_unlock(&log->lock);
-    return newer > log->options->budget / 2;
 }

@@ -29,6 +29,7 @@ enum disk_counter {
     DISK_COUNT_WRITTEN_BYTES,
     DISK_COUNT_UNCHANGED, /* writes of what was there already */
     DISK_COUNT_REMOVED,
+    DISK_COUNT_KEPT, /* chunks appended once more before their segment went */
     DISK_COUNT_EXPIRED, /* chunks that went with their segment */
     DISK_COUNT_EXPIRED_SEGMENTS,
     DISK_COUNT_CORRUPT, /* chunks whose bytes on disk are wrong */
@@ -91,7 +92,7 @@ void disk_log_close(struct disk_log *log);
 /** True when the index knows the key. */
 bool disk_log_has(struct disk_log *log, const struct kvl_key *key);
 
-/** @return 0 and a reference to give back; -ENOENT. */
+/** Counts as use. @return 0 and a reference to give back; -ENOENT. */
 int disk_log_find(struct disk_log *log, const struct kvl_key *key, struct disk_found *found_out);
 void disk_log_put_back(struct disk_found *found);
 
@@ -131,10 +132,20 @@ void disk_log_set_end(struct disk_log *log, struct disk_segment *segment, uint64
 /** Unlinks the oldest segment, which is not the open one. @return false when there is none. */
 bool disk_log_expire(struct disk_log *log);
 
+/**
+ * @param used_out  whether any chunk in it was used
+ * @return the oldest segment with one more reference; NULL when there is none but the open one.
+ */
+struct disk_segment *disk_log_oldest(struct disk_log *log, bool *used_out);
+
+/** True when the chunk lies there and was used since. */
+bool disk_log_is_used(struct disk_log *log, const struct disk_name *name, uint32_t segment,
+                      uint64_t offset);
+
+/** True when the oldest segment must go for `need` more bytes, or may. */
+bool disk_log_is_over(struct disk_log *log, uint64_t need);
+
 /** Expires segments until `need` more bytes are within the budget, and those without a chunk. */
 void disk_log_trim(struct disk_log *log, uint64_t need);
-
-/** True when the chunk lies in the older half of the log. */
-bool disk_log_is_old(struct disk_log *log, const struct disk_found *found);
 
 #endif /* KVL_DISK_LOG_H */

@@ -25,6 +25,7 @@ struct scan {
     uint8_t *buffer; /* owned; DISK_SLICE bytes */
     bool appendable; /* the last segment is sound to its end */
     uint64_t size; /* of the file at hand */
+    uint64_t sequence; /* of the last record in it */
     bool sealed; /* it says that it was closed */
 };
 
@@ -160,9 +161,9 @@ static void scan_set_aside(struct scan *scan, uint32_t number, int code)
     }
 }
 
-/* Is the payload what its record says? */
-static bool scan_verify(struct scan *scan, const struct disk_segment *segment, uint64_t offset,
-                        const struct disk_record *record)
+/* Is the payload what its record says? @return 0; -EBADMSG; why it cannot be read. */
+static int scan_verify(struct scan *scan, const struct disk_segment *segment, uint64_t offset,
+                       const struct disk_record *record)
 {
     XXH3_state_t state;
     uint64_t left = record->bytes;
@@ -170,20 +171,22 @@ static bool scan_verify(struct scan *scan, const struct disk_segment *segment, u
     (void)XXH3_64bits_reset(&state);
     while (left > 0) {
         const size_t slice = left < DISK_SLICE ? (size_t)left : (size_t)DISK_SLICE;
+        const ssize_t n = disk_file_peek(&scan->log->io, segment->fd, scan->buffer, slice, offset);
 
-        if (disk_file_peek(&scan->log->io, segment->fd, scan->buffer, slice, offset) !=
-            (ssize_t)slice) {
-            return false;
+        if (n != (ssize_t)slice) {
+            return n < 0 ? (int)n : -EBADMSG;
         }
         (void)XXH3_64bits_update(&state, scan->buffer, slice);
         offset += slice;
         left -= slice;
     }
-    return XXH3_64bits_digest(&state) == record->checksum;
+    return XXH3_64bits_digest(&state) == record->checksum ? 0 : -EBADMSG;
 }
 
-/* Takes the record at `offset` over. @return its size; 0 when there is none to be believed. */
-static uint64_t scan_record(struct scan *scan, struct disk_segment *segment, uint64_t offset)
+/* Takes the record at `offset` over. @return 0 and its size; -EBADMSG, -ENODATA none to be believed;
+ * why it cannot be read; -ENOMEM. */
+static int scan_record(struct scan *scan, struct disk_segment *segment, uint64_t offset,
+                       uint64_t *bytes_out)
 {
     struct disk_log *log = scan->log;
     struct disk_record record;
@@ -191,60 +194,81 @@ static uint64_t scan_record(struct scan *scan, struct disk_segment *segment, uin
     uint8_t head[DISK_HEAD_MAX];
     const ssize_t n = disk_file_peek(&log->io, segment->fd, head, sizeof(head), offset);
     uint64_t payload;
+    int r = n < 0 ? (int)n : disk_record_decode(head, (size_t)n, segment->id, &record);
 
-    if (n < 0 || disk_record_decode(head, (size_t)n, segment->id, &record) < 0 ||
-        record.kind == DISK_END || record.sequence <= log->sequence) {
-        return 0;
+    if (r < 0) {
+        return r;
     }
     payload = offset + disk_head_bytes(record.key.length);
-    if (payload + record.bytes > scan->size || (!scan->sealed && record.kind == DISK_CHUNK &&
-                                                !scan_verify(scan, segment, payload, &record))) {
-        return 0;
+    if (record.kind == DISK_END || record.sequence <= scan->sequence ||
+        payload + record.bytes > scan->size) {
+        return -EBADMSG;
     }
-    log->sequence = record.sequence;
-    name = disk_index_name(&log->index, &record.key);
-    if (record.kind == DISK_REMOVED) {
-        (void)disk_log_index_remove(log, &name);
-    } else if (disk_log_index_chunk(log, segment, &name, offset, record.bytes) < 0) {
-        return 0;
+    if (!scan->sealed && record.kind == DISK_CHUNK) {
+        r = scan_verify(scan, segment, payload, &record);
     }
-    return disk_record_bytes(record.key.length, record.bytes);
+    if (r == 0) {
+        name = disk_index_name(&log->index, &record.key);
+        if (record.kind == DISK_CHUNK) {
+            r = disk_log_index_chunk(log, segment, &name, offset, record.bytes);
+        } else {
+            (void)disk_log_index_remove(log, &name);
+        }
+        scan->sequence = record.sequence;
+        *bytes_out = disk_record_bytes(record.key.length, record.bytes);
+    }
+    return r;
 }
 
-/* All that comes before the first record that is not sound; what follows it is cut off, unless the
- * file was closed: then the disk, not a crash, is to blame, and the file is kept as it is. */
-static void scan_records(struct scan *scan, struct disk_segment *segment)
+/* What follows the last sound record of a file that was not closed. */
+static void scan_cut_off(struct scan *scan, struct disk_segment *segment, const char *name,
+                         uint64_t end)
+{
+    struct disk_log *log = scan->log;
+
+    if (scan->size > end) {
+        kvl_warn(log->host->log,
+                 "disk: '%s/%s' was not closed and ends in half a chunk: %llu bytes cut off",
+                 log->options->path, name, (unsigned long long)(scan->size - end));
+        disk_log_count(log, DISK_COUNT_TORN_BYTES, scan->size - end);
+    }
+    scan->appendable = ftruncate(segment->fd, (off_t)end) == 0;
+}
+
+/* All that comes before the first record that is not sound. What follows it is cut off, unless the
+ * file was closed or cannot be read: then the disk, not a crash, is to blame, and the file stays. */
+static int scan_records(struct scan *scan, struct disk_segment *segment)
 {
     struct disk_log *log = scan->log;
     uint64_t end = segment->end;
     uint64_t bytes;
     char name[DISK_NAME_MAX];
+    int r;
 
-    while ((bytes = scan_record(scan, segment, end)) > 0) {
+    scan->sequence = 0;
+    while ((r = scan_record(scan, segment, end, &bytes)) == 0) {
         end += bytes;
     }
+    if (scan->sequence > log->sequence) {
+        log->sequence = scan->sequence;
+    }
+    if (r == -ENOMEM) {
+        return r;
+    }
     disk_segment_name(segment->number, name);
-    if (scan->sealed) {
-        scan->appendable = end + DISK_RECORD_HEAD_BYTES == scan->size;
-        if (!scan->appendable) {
-            kvl_warn(log->host->log,
-                     "disk: '%s/%s' is damaged at %llu, its chunks from there on are lost",
-                     log->options->path, name, (unsigned long long)end);
-            end = scan->size;
-        }
-    } else {
+    if (scan->sealed && end + DISK_RECORD_HEAD_BYTES == scan->size) {
         scan->appendable = true;
-        if (scan->size > end) {
-            kvl_warn(log->host->log,
-                     "disk: '%s/%s' was not closed and ends in half a chunk: %llu bytes cut off",
-                     log->options->path, name, (unsigned long long)(scan->size - end));
-            disk_log_count(log, DISK_COUNT_TORN_BYTES, scan->size - end);
-        }
-        if (ftruncate(segment->fd, (off_t)end) != 0) {
-            scan->appendable = false;
-        }
+    } else if (scan->sealed || (r != -EBADMSG && r != -ENODATA)) {
+        kvl_warn(log->host->log,
+                 "disk: '%s/%s' is damaged at %llu, its chunks from there on are "
+                 "lost",
+                 log->options->path, name, (unsigned long long)end);
+        end = scan->size;
+    } else {
+        scan_cut_off(scan, segment, name, end);
     }
     disk_log_set_end(log, segment, end);
+    return 0;
 }
 
 static int scan_segment(struct scan *scan, uint32_t number)
@@ -276,10 +300,10 @@ static int scan_segment(struct scan *scan, uint32_t number)
     /* heads lie far apart: what stands between them would be read for nothing */
     (void)posix_fadvise(segment->fd, 0, 0,
                         scan->sealed ? POSIX_FADV_RANDOM : POSIX_FADV_SEQUENTIAL);
-    scan_records(scan, segment);
+    r = scan_records(scan, segment);
     (void)posix_fadvise(segment->fd, 0, 0, POSIX_FADV_NORMAL);
     disk_log_trim(log, 0);
-    return 0;
+    return r;
 }
 
 /* ---- all ---- */

@@ -25,6 +25,7 @@ struct disk_segment {
     uint64_t end; /* where the next record goes */
     uint64_t live; /* chunks that the index knows here */
     uint64_t live_bytes; /* of their records' payloads */
+    bool used; /* some chunk of it */
 };
 
 void disk_segment_name(uint32_t number, char name_out[DISK_NAME_MAX]);

@@ -188,6 +188,7 @@ static const char *const store_counter_names[DISK_COUNTERS] = {
     [DISK_COUNT_WRITTEN_BYTES] = "written_bytes",
     [DISK_COUNT_UNCHANGED] = "unchanged",
     [DISK_COUNT_REMOVED] = "removed",
+    [DISK_COUNT_KEPT] = "kept",
     [DISK_COUNT_EXPIRED] = "expired",
     [DISK_COUNT_EXPIRED_SEGMENTS] = "expired_segments",
     [DISK_COUNT_CORRUPT] = "corrupt",

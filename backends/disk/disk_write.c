@@ -9,58 +9,12 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "disk_append.h"
 #include "disk_read.h"
 #include "disk_sg.h"
 
 /* How far back pages are looked for that the disk has by now. */
 #define WRITE_BEHIND ((uint64_t)64 * 1024 * 1024)
-
-/* ---- the open segment ---- */
-
-static void write_close_segment(struct disk_log *log)
-{
-    struct disk_segment *active = log->active;
-
-    /* a segment without its last record is only slower to open */
-    (void)disk_segment_seal(&log->io, active, ++log->sequence);
-    if (log->options->sync != DISK_SYNC_NO) {
-        (void)fdatasync(active->fd);
-    }
-    disk_log_set_end(log, active, active->end + DISK_RECORD_HEAD_BYTES);
-    log->active = NULL;
-}
-
-static int write_open_segment(struct disk_log *log)
-{
-    struct disk_segment *segment;
-    int r = disk_segment_create(&log->io, log->dir_fd, log->number + 1, &segment);
-
-    if (r < 0) {
-        return r;
-    }
-    log->number++;
-    r = disk_log_add_segment(log, segment);
-    if (r < 0) {
-        disk_segment_release(segment);
-        return r; /* a file without records is left, until the next start */
-    }
-    log->active = segment;
-    if (log->options->sync != DISK_SYNC_NO) { /* the name, too, must survive a power loss */
-        (void)fsync(log->dir_fd);
-    }
-    return 0;
-}
-
-/* Sees to an open segment with room for a record, within the budget. */
-static int write_make_room(struct disk_log *log, uint64_t need)
-{
-    if (log->active != NULL && log->active->end > DISK_FILE_HEAD_BYTES &&
-        log->active->end + need > log->options->segment) {
-        write_close_segment(log);
-    }
-    disk_log_trim(log, need + DISK_FILE_HEAD_BYTES + DISK_RECORD_HEAD_BYTES);
-    return log->active == NULL ? write_open_segment(log) : 0;
-}
 
 /* ---- one record ---- */
 
@@ -197,8 +151,10 @@ static bool write_is_full(int code)
 
 static int write_try(struct write *write, uint64_t need)
 {
-    int r = write_make_room(write->log, need);
+    int r = disk_append_make_room(write->log, need);
 
+    /* only now: what was kept meanwhile stands before it, and sequences grow along the file */
+    write->record.sequence = ++write->log->sequence;
     return r < 0 ? r : write_record(write);
 }
 
@@ -209,7 +165,6 @@ static int write_append(struct write *write)
     const uint64_t need = disk_record_bytes(write->record.key.length, write->record.bytes);
     int r;
 
-    write->record.sequence = ++log->sequence;
     r = write_try(write, need);
     if (write_is_full(r) && atomic_load(&log->write_code) == 0 && disk_log_expire(log)) {
         r = write_try(write, need);
@@ -226,7 +181,7 @@ static int write_append(struct write *write)
 
 /* ---- */
 
-/* Memory evicts again what it got from here; only what would soon expire is written once more. */
+/* Memory evicts again what it got from here: that counts as use, and nothing is written. */
 static bool write_is_there(struct disk_log *log, const struct disk_item *item, uint64_t checksum)
 {
     struct disk_found found;
@@ -237,7 +192,7 @@ static bool write_is_there(struct disk_log *log, const struct disk_item *item, u
     if (disk_log_find(log, &item->key, &found) < 0) {
         return false;
     }
-    if (found.place.bytes == item->bytes && !disk_log_is_old(log, &found) &&
+    if (found.place.bytes == item->bytes &&
         disk_read_head(log, &found, &item->key, head, &record) == 0) {
         same = record.checksum == checksum &&
                memcmp(&record.attrs, &item->attrs, sizeof(record.attrs)) == 0;

@@ -21,6 +21,7 @@ static const char *const small[] = {"budget", "16M", "segment", "1M", NULL};
 static atomic_int fail_code;
 static atomic_llong fail_room;
 static atomic_int fail_read_code;
+static atomic_llong fail_read_after; /* offset */
 
 static ssize_t fail_write(int fd, const struct iovec *iov, int count, off_t offset)
 {
@@ -47,6 +48,10 @@ static ssize_t fail_read(int fd, const struct iovec *iov, int count, off_t offse
         errno = atomic_load(&fail_read_code);
         return -1;
     }
+    if (offset >= atomic_load(&fail_read_after)) {
+        errno = EIO;
+        return -1;
+    }
     return preadv(fd, iov, count, offset);
 }
 
@@ -70,6 +75,7 @@ static int setup(void **state)
     atomic_store(&fail_code, 0);
     atomic_store(&fail_read_code, 0);
     atomic_store(&fail_room, INT64_MAX);
+    atomic_store(&fail_read_after, INT64_MAX);
     rig_init(rig, small);
     rig->io = (struct disk_io){.write = fail_write, .read = fail_read};
     rig_start(rig);
@@ -125,7 +131,6 @@ static void test_the_budget_is_kept_and_the_oldest_goes(void **state)
         assert_int_equal(put(rig, i, CHUNK), 0);
         (void)rig_files(rig, ".seg", &bytes);
         assert_true(bytes <= BUDGET);
-        assert_int_equal(get(rig, i, CHUNK), 0);
     }
     assert_true(bytes > BUDGET - 3 * MIB);
     for (uint32_t i = 0; i < 500; i++) {
@@ -194,19 +199,55 @@ static void test_files_of_nothing_but_garbage_go(void **state)
     assert_int_equal(rig_stat(rig, "expired"), 0);
 }
 
-static void test_what_is_used_again_stays(void **state)
+static void test_what_is_used_stays(void **state)
 {
     struct rig *rig = *state;
+    uint64_t bytes;
 
-    /* memory gives back what it got from here, again and again, among what is new */
+    assert_int_equal(put(rig, 1, CHUNK), 0);
+    assert_int_equal(put(rig, 2, CHUNK), 0);
+    assert_int_equal(put(rig, 3, CHUNK), 0);
     for (uint32_t i = 10; i < 600; i++) {
         assert_int_equal(put(rig, i, CHUNK), 0);
-        if (i % 20 == 0) {
-            assert_int_equal(put(rig, 1, CHUNK), 0);
+        if (i % 20 == 0) { /* read; or given back by memory, which had got it from here */
+            assert_int_equal(get(rig, 1, CHUNK), 0);
+            assert_int_equal(put(rig, 2, CHUNK), 0);
         }
     }
     assert_int_equal(get(rig, 1, CHUNK), 0);
-    assert_true(rig_stat(rig, "unchanged") > 15);
+    assert_int_equal(get(rig, 2, CHUNK), 0);
+    assert_int_equal(get(rig, 3, CHUNK), -ENOENT);
+    assert_int_equal(rig_stat(rig, "written"), 3 + 590);
+    assert_int_equal(rig_stat(rig, "unchanged"), 29);
+    (void)rig_files(rig, ".seg", &bytes);
+    assert_true(bytes <= BUDGET + MIB);
+    rig_restart(rig);
+    assert_int_equal(get(rig, 1, CHUNK), 0);
+    assert_int_equal(get(rig, 2, CHUNK), 0);
+}
+
+static void test_when_all_is_used_half_of_it_goes(void **state)
+{
+    struct rig *rig = *state;
+    uint64_t bytes;
+    uint32_t there = 0;
+
+    for (uint32_t i = 0; i < 400; i++) {
+        assert_int_equal(put(rig, i, CHUNK), 0);
+        assert_int_equal(get(rig, i, CHUNK), 0);
+        (void)rig_files(rig, ".seg", &bytes);
+        assert_true(bytes <= BUDGET + MIB);
+    }
+    for (uint32_t i = 0; i < 400; i++) {
+        there += get(rig, i, CHUNK) == 0;
+    }
+    assert_int_equal(rig_stat(rig, "chunks"), there);
+    assert_true(there > 120);
+    assert_true(rig_stat(rig, "kept") > 20);
+    assert_int_equal(get(rig, 399, CHUNK), 0);
+    rig_crash(rig);
+    rig_start(rig);
+    assert_int_equal(rig_stat(rig, "chunks"), there);
 }
 
 /* The index must not grow beyond what the budget stands for. */
@@ -298,6 +339,30 @@ static void test_a_sector_that_cannot_be_read_is_a_miss_from_then_on(void **stat
     assert_int_equal(get(rig, 2, CHUNK), 0);
     assert_int_equal(rig->warnings, 1);
     assert_int_equal(rig_stat(rig, "read_errors"), 1);
+}
+
+/* A disk that fails while its files are read at start must not make them shorter. */
+static void test_nothing_is_cut_off_a_file_that_cannot_be_read(void **state)
+{
+    struct rig *rig = *state;
+    char path[600];
+    uint64_t size;
+
+    assert_int_equal(put(rig, 1, CHUNK), 0);
+    assert_int_equal(put(rig, 2, CHUNK), 0);
+    rig_crash(rig);
+    size = rig_newest(rig, path, sizeof(path));
+    atomic_store(&fail_read_after, 64 + 128 + CHUNK + 100);
+    rig_start(rig);
+    assert_int_equal(rig_stat(rig, "chunks"), 1);
+    assert_int_equal(rig->warnings, 1);
+    assert_int_equal(rig_newest(rig, path, sizeof(path)), size);
+    assert_int_equal(put(rig, 3, CHUNK), 0); /* elsewhere */
+    rig_crash(rig);
+    atomic_store(&fail_read_after, INT64_MAX);
+    rig_start(rig);
+    assert_int_equal(rig_stat(rig, "chunks"), 3);
+    assert_int_equal(get(rig, 2, CHUNK), 0);
 }
 
 static void test_what_was_half_written_is_not_there_after_a_restart(void **state)
@@ -402,7 +467,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_chunk_beyond_a_segment_gets_its_own, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_files_of_nothing_but_garbage_go, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_what_is_used_again_stays, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_what_is_used_stays, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_when_all_is_used_half_of_it_goes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tiny_chunks_are_bounded_by_their_number, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_a_full_disk_is_told_once_and_read_from, setup,
@@ -412,6 +478,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_failing_disk_is_told_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_sector_that_cannot_be_read_is_a_miss_from_then_on,
                                         setup, teardown),
+        cmocka_unit_test_setup_teardown(test_nothing_is_cut_off_a_file_that_cannot_be_read, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_what_was_half_written_is_not_there_after_a_restart,
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(test_short_reads_and_writes_are_finished, setup, teardown),

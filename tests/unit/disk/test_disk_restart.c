@@ -382,6 +382,28 @@ static void test_a_bad_file_head_sets_the_file_aside(void **state)
     assert_int_equal(rig->warnings, 1);
 }
 
+/* Somebody mends what was set aside, when newer files are there already. */
+static void test_a_file_that_was_set_aside_can_come_back(void **state)
+{
+    struct rig *rig = *state;
+    char path[600];
+    char bad[610];
+
+    put_many(rig, 0, 5, 777);
+    rig_stop(rig);
+    (void)rig_newest(rig, path, sizeof(path));
+    (void)snprintf(bad, sizeof(bad), "%s.bad", path);
+    rig_flip(path, 20);
+    rig_start(rig);
+    put_many(rig, 5, 8, 777);
+    rig_crash(rig);
+    rig_flip(bad, 20);
+    assert_int_equal(rename(bad, path), 0);
+    rig_start(rig);
+    check_many(rig, 0, 8, 777, 0);
+    assert_int_equal(rig_stat(rig, "torn_bytes"), 0);
+}
+
 static void test_a_file_of_another_version_is_set_aside(void **state)
 {
     struct rig *rig = *state;
@@ -465,6 +487,8 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(test_a_file_cut_while_it_is_used, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_bad_file_head_sets_the_file_aside, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_file_that_was_set_aside_can_come_back, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_a_file_of_another_version_is_set_aside, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_a_copy_under_another_name_is_set_aside, setup,
