@@ -10,7 +10,9 @@
 /* Headers of one batch that stay together before another connection takes the next ones. */
 #define RUN_MAX 64u
 /* A connection takes new payload up to here; the rest waits where any connection can take it. */
-#define WINDOW_BYTES ((uint64_t)8 * 1024 * 1024)
+#define WRITE_WINDOW_BYTES ((uint64_t)8 * 1024 * 1024)
+/* The same for reads: replies that wait long in the kernel's buffers have left the CPU's cache. */
+#define READ_WINDOW_BYTES ((uint64_t)2 * 1024 * 1024)
 #define WINDOW_REQUESTS 256u
 /* Less to move than this is not worth another connection. */
 #define SPREAD_BYTES ((uint64_t)256 * 1024)
@@ -140,7 +142,8 @@ static void pool_flush_done(struct tcp_remote_client *client)
 
 /* ---- who takes what ---- */
 
-static struct tcp_remote_conn *pool_pick(struct tcp_remote_client *client, bool bulk)
+/* The connection with the least to do, of those that have less than `window` bytes. */
+static struct tcp_remote_conn *pool_pick(struct tcp_remote_client *client, uint64_t window)
 {
     struct tcp_remote_conn *best = NULL;
 
@@ -148,8 +151,7 @@ static struct tcp_remote_conn *pool_pick(struct tcp_remote_client *client, bool 
         struct tcp_remote_conn *conn = &client->conns[i];
 
         if (conn->state != TCP_REMOTE_UP || conn->doomed ||
-            conn->queue.count + conn->awaiting.count >= WINDOW_REQUESTS ||
-            (bulk && conn->cost >= WINDOW_BYTES)) {
+            conn->queue.count + conn->awaiting.count >= WINDOW_REQUESTS || conn->cost >= window) {
             continue;
         }
         if (best == NULL || conn->cost < best->cost) {
@@ -181,7 +183,7 @@ static void pool_assign_small(struct tcp_remote_client *client)
 
         if (client->run_left == 0 || conn->state != TCP_REMOTE_UP || conn->doomed ||
             conn->queue.count + conn->awaiting.count >= WINDOW_REQUESTS) {
-            conn = pool_pick(client, false);
+            conn = pool_pick(client, UINT64_MAX);
             client->run_left = RUN_MAX;
         }
         if (conn == NULL) {
@@ -198,7 +200,9 @@ static void pool_assign_small(struct tcp_remote_client *client)
 static void pool_assign_bulk(struct tcp_remote_client *client)
 {
     while (client->bulk.head != NULL) {
-        struct tcp_remote_conn *conn = pool_pick(client, true);
+        bool reads = client->bulk.head->op->kind == TCP_REMOTE_READ;
+        struct tcp_remote_conn *conn =
+            pool_pick(client, reads ? READ_WINDOW_BYTES : WRITE_WINDOW_BYTES);
 
         if (conn == NULL) {
             break;
