@@ -327,7 +327,9 @@ static uint64_t begin_writing(struct kvl_tier *tier)
     uint64_t number;
 
     pthread_mutex_lock(&tier->lock);
-    while (tier->removing) {
+    /* Removes run only between writes; a writer that never rests would let them pile up. */
+    while (!tier->stopping && (tier->removing || tier->removed.count >= REMOVE_BATCH)) {
+        pthread_cond_broadcast(&tier->asked);
         pthread_cond_wait(&tier->cold, &tier->lock);
     }
     tier->writing++;

@@ -155,12 +155,13 @@ static void start_peers(void)
 static struct tcp_client *client_for(uint32_t conns)
 {
     struct sockaddr_storage addr = bench.peers[KVLANE].addr;
+    static char urls[TCP_LOAD_CONNS_MAX + 1][64]; /* the host gives out what it was given */
+    char *url = urls[conns];
     uint8_t port[2];
-    char url[64];
 
     if (bench.clients[conns] == NULL) {
         memcpy(port, (const uint8_t *)&addr + 2, sizeof(port)); /* sin_port, in network order */
-        snprintf(url, sizeof(url), "lm://127.0.0.1:%u", (unsigned)(port[0] << 8 | port[1]));
+        snprintf(url, sizeof(urls[0]), "lm://127.0.0.1:%u", (unsigned)(port[0] << 8 | port[1]));
         bench.clients[conns] = tcp_client_open(KVL_TCP_REMOTE_MODULE, url, conns);
     }
     return bench.clients[conns];
