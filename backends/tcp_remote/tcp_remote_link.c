@@ -64,6 +64,7 @@ int tcp_remote_client_addrs(struct tcp_remote_client *client,
             return r;
         }
         client->resolve = false;
+        client->is_near = kvl_sock_is_loopback(&client->addrs[0]) != 0;
     }
     *addrs_out = client->addrs;
     *count_out = client->addr_count;

@@ -32,7 +32,7 @@ const struct kvl_option tcp_remote_option_table[TCP_REMOTE_OPTION_COUNT] = {
      "server: addresses with commas between them; port 0 lets the kernel pick"},
     {"allow_remote", KVL_OPTION_BOOL, 0, "no", NULL, 0, 0,
      "server: listen beyond loopback too; the wire has no authentication"},
-    {"io_threads", KVL_OPTION_INT, 0, "8", NULL, 1, 64, "server: threads that serve connections"},
+    {"io_threads", KVL_OPTION_INT, 0, "16", NULL, 1, 64, "server: threads that serve connections"},
     {"max_connections", KVL_OPTION_INT, KVL_OPTION_RELOADABLE, "1024", NULL, 1, 1000000,
      "server: more are accepted and closed at once"},
     {"max_value", KVL_OPTION_SIZE, KVL_OPTION_RELOADABLE, "1GiB", NULL, 1, INT32_MAX,

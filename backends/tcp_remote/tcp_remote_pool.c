@@ -13,6 +13,8 @@
 #define WRITE_WINDOW_BYTES ((uint64_t)8 * 1024 * 1024)
 /* The same for reads: replies that wait long in the kernel's buffers have left the CPU's cache. */
 #define READ_WINDOW_BYTES ((uint64_t)2 * 1024 * 1024)
+/* And on one host, where there is no way to fill. */
+#define NEAR_WINDOW_BYTES ((uint64_t)512 * 1024)
 #define WINDOW_REQUESTS 256u
 /* Less to move than this is not worth another connection. */
 #define SPREAD_BYTES ((uint64_t)256 * 1024)
@@ -197,12 +199,19 @@ static void pool_assign_small(struct tcp_remote_client *client)
     client->run_left = 0;
 }
 
+static uint64_t pool_window(const struct tcp_remote_client *client,
+                            const struct tcp_remote_req *req)
+{
+    if (req->op->kind != TCP_REMOTE_READ) {
+        return WRITE_WINDOW_BYTES;
+    }
+    return client->is_near ? NEAR_WINDOW_BYTES : READ_WINDOW_BYTES;
+}
+
 static void pool_assign_bulk(struct tcp_remote_client *client)
 {
     while (client->bulk.head != NULL) {
-        bool reads = client->bulk.head->op->kind == TCP_REMOTE_READ;
-        struct tcp_remote_conn *conn =
-            pool_pick(client, reads ? READ_WINDOW_BYTES : WRITE_WINDOW_BYTES);
+        struct tcp_remote_conn *conn = pool_pick(client, pool_window(client, client->bulk.head));
 
         if (conn == NULL) {
             break;

@@ -53,6 +53,7 @@ struct tcp_remote_client {
     struct kvl_sock_addr addrs[KVL_SOCK_ADDRS_MAX];
     size_t addr_count;
     bool resolve; /* the addresses did not work */
+    bool is_near; /* the peer is on this host */
     struct tcp_remote_conn *run_conn; /* takes the next `run_left` small requests */
     uint32_t run_left;
     uint8_t *scratch;
