@@ -54,6 +54,10 @@ void tcp_remote_conn_close(struct tcp_remote_conn *conn)
 {
     tcp_remote_session_destroy(conn->tls);
     conn->tls = NULL;
+    if (conn->events != 0) {
+        /* close() alone ends nothing while a child of the engine is between fork() and exec() */
+        (void)epoll_ctl(tcp_remote_client_epoll(conn->client), EPOLL_CTL_DEL, conn->fd, NULL);
+    }
     if (conn->fd >= 0) {
         close(conn->fd);
     }

@@ -137,6 +137,11 @@ static void loop_close(struct tcp_remote_loop *loop, struct tcp_remote_peer *pee
 {
     loop_clear_ready(loop, peer);
     loop_unlink(loop, peer);
+    if (peer->events != 0) {
+        /* close() alone ends nothing while a child of the engine is between fork() and exec() */
+        (void)epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, peer->fd, NULL);
+        peer->events = 0;
+    }
     if (peer->fetching) {
         tcp_remote_peer_abandon(peer);
         return;

@@ -459,6 +459,8 @@ bool tcp_remote_peer_fetch(struct tcp_remote_peer *peer, const struct kvl_key *k
 void tcp_remote_peer_abandon(struct tcp_remote_peer *peer)
 {
     peer->abandoned = true;
+    tcp_remote_session_destroy(peer->tls); /* later the number of its socket is another's */
+    peer->tls = NULL;
     close(peer->fd);
     peer->fd = -1;
 }

@@ -8,34 +8,22 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "tcp_remote_door.h"
 #include "tcp_remote_hold.h"
 #include "tcp_remote_resp_peer.h"
 #include "tcp_remote_tls.h"
 
-#define BACKLOG 1024
 #define ACCEPTS_PER_TURN 64
 #define ACCEPT_PAUSE_MS 100
 /* All LIST replies together; one peer asking again and again must not fill memory. */
 #define LIST_BYTES_MAX ((size_t)512 * 1024 * 1024)
 #define PEERS_REMEMBERED 64u
-#define SOCKETS_MAX (3 * TCP_REMOTE_LISTENERS_MAX * KVL_SOCK_ADDRS_MAX)
 /* Chunks kept after an EXISTS: so many, and at most this part of the store. */
 #define HELD_MAX 4096u
 #define HELD_PART 4u
-
-enum server_protocol { SERVER_LM, SERVER_RESP, SERVER_LMS };
-
-struct server_listener {
-    enum tcp_remote_source source; /* LISTENER */
-    enum server_protocol protocol;
-    int fd; /* -1 = closed */
-    struct kvl_sock_addr addr;
-};
 
 struct tcp_remote_server {
     const struct kvl_host *host; /* borrowed */
@@ -45,8 +33,7 @@ struct tcp_remote_server {
     struct tcp_remote_hold *hold; /* NULL = RESP is off, or holds nothing */
 
     /* loop 0 alone, once the threads run */
-    struct server_listener listeners[SOCKETS_MAX];
-    size_t listener_count;
+    struct tcp_remote_doors doors;
     int reserve_fd; /* given up for a moment when descriptors run out */
     uint64_t paused_until_ms; /* 0 = accepting */
     uint32_t next_loop;
@@ -133,166 +120,43 @@ int tcp_remote_server_create(const struct kvl_host *host, const struct tcp_remot
 
 /* ---- listening ---- */
 
-static int server_check_addr(const struct tcp_remote_server *server, enum server_protocol protocol,
-                             const struct kvl_sock_addr *addr, struct kvl_err *err)
-{
-    char text[KVL_SOCK_TEXT_MAX];
-
-    if (kvl_sock_is_loopback(addr) || server->options.allow_remote) {
-        return 0;
-    }
-    if (protocol == SERVER_LMS && server->options.tls.ca[0] != '\0') {
-        return 0; /* peers show a certificate: that is what the others lack */
-    }
-    kvl_sock_print(addr, text, sizeof(text));
-    return tcp_remote_err(err, -EACCES,
-                          "tcp_remote: listen address '%s' is open to other hosts and the wire has "
-                          "no authentication: use a loopback address or set allow_remote = yes",
-                          text);
-}
-
-static void server_open_path(const struct kvl_sock_addr *addr)
-{
-    struct sockaddr_un un;
-
-    memcpy(&un, &addr->sa, sizeof(un));
-    (void)chmod(un.sun_path, S_IRUSR | S_IWUSR | S_IRGRP | S_IWGRP | S_IROTH | S_IWOTH);
-}
-
-static int server_listen_one(struct tcp_remote_server *server, enum server_protocol protocol,
-                             const struct kvl_sock_addr *addr, struct kvl_err *err)
-{
-    struct server_listener *listener = &server->listeners[server->listener_count];
-    char text[KVL_SOCK_TEXT_MAX];
-    int r = server_check_addr(server, protocol, addr, err);
-
-    if (r < 0) {
-        return r;
-    }
-    r = kvl_sock_listen(addr, BACKLOG, &listener->fd);
-    if (r < 0) {
-        kvl_sock_print(addr, text, sizeof(text));
-        return tcp_remote_err(err, r, "tcp_remote: cannot listen on '%s': %s", text, strerror(-r));
-    }
-    listener->source = TCP_REMOTE_SOURCE_LISTENER;
-    listener->protocol = protocol;
-    listener->addr = *addr;
-    server->listener_count++;
-    (void)kvl_sock_local(listener->fd, &listener->addr);
-    if (kvl_sock_is_unix(addr) && server->options.access.uid_count > 0) {
-        server_open_path(addr); /* the file's mode would keep them out before we see them */
-    }
-    return 0;
-}
-
-static int server_listen_name(struct tcp_remote_server *server, enum server_protocol protocol,
-                              const struct kvl_sock_name *name, struct kvl_err *err)
-{
-    struct kvl_sock_addr addrs[KVL_SOCK_ADDRS_MAX];
-    uint16_t port = name->port;
-    size_t count = 0;
-    int r = kvl_sock_resolve(name, 1, addrs, KVL_SOCK_ADDRS_MAX, &count);
-
-    if (r < 0) {
-        return tcp_remote_err(err, r, "tcp_remote: cannot resolve listen host '%s'", name->host);
-    }
-    for (size_t i = 0; i < count; i++) {
-        /* one port for all families of a name, also when the kernel picked it */
-        kvl_sock_set_port(&addrs[i], port);
-        r = server_listen_one(server, protocol, &addrs[i], err);
-        if ((r == -EADDRNOTAVAIL || r == -EAFNOSUPPORT) && i > 0) {
-            continue; /* a name with an address of a family this machine has not got */
-        }
-        if (r < 0) {
-            return r;
-        }
-        port = kvl_sock_port(&server->listeners[server->listener_count - 1].addr);
-    }
-    return 0;
-}
-
-/* The first listener of a protocol, as a client names it. */
-static void server_print_address(const struct tcp_remote_server *server,
-                                 enum server_protocol protocol, char *text_out, size_t size)
-{
-    static const char *const schemes[] = {"lm://", "resp://", "lms://"};
-    char text[KVL_SOCK_TEXT_MAX];
-
-    text_out[0] = '\0';
-    for (size_t i = 0; i < server->listener_count; i++) {
-        const struct server_listener *listener = &server->listeners[i];
-
-        if (listener->protocol == protocol) {
-            kvl_sock_print(&listener->addr, text, sizeof(text));
-            snprintf(text_out, size, "%s%s",
-                     kvl_sock_is_unix(&listener->addr) ? "" : schemes[protocol], text);
-            return;
-        }
-    }
-}
-
 static void server_note_address(struct tcp_remote_server *server)
 {
-    static const char *const names[] = {"", " for RESP", " for TLS"};
-    char text[KVL_SOCK_TEXT_MAX];
+    static const char *const names[TCP_REMOTE_PROTOCOLS] = {"", " for RESP", " for TLS"};
+    char text[KVL_SOCK_TEXT_MAX + 8];
 
     pthread_mutex_lock(&server->lock);
-    server_print_address(server, SERVER_LM, server->address, sizeof(server->address));
-    for (int protocol = SERVER_RESP; protocol <= SERVER_LMS; protocol++) {
-        char one[KVL_SOCK_TEXT_MAX + 8];
+    tcp_remote_doors_print(&server->doors, TCP_REMOTE_LM, server->address, sizeof(server->address));
+    for (int protocol = TCP_REMOTE_RESP; protocol < TCP_REMOTE_PROTOCOLS; protocol++) {
         size_t length = strlen(server->others);
 
-        server_print_address(server, (enum server_protocol)protocol, one, sizeof(one));
-        if (one[0] != '\0') {
-            snprintf(server->others + length, sizeof(server->others) - length, ", %s", one);
+        tcp_remote_doors_print(&server->doors, (enum tcp_remote_protocol)protocol, text,
+                               sizeof(text));
+        if (text[0] != '\0') {
+            snprintf(server->others + length, sizeof(server->others) - length, ", %s", text);
         }
     }
     pthread_mutex_unlock(&server->lock);
-    for (size_t i = 0; i < server->listener_count; i++) {
-        kvl_sock_print(&server->listeners[i].addr, text, sizeof(text));
+    for (size_t i = 0; i < server->doors.count; i++) {
+        kvl_sock_print(&server->doors.doors[i].addr, text, sizeof(text));
         kvl_info(server->host->log, "tcp_remote: listening on '%s'%s", text,
-                 names[server->listeners[i].protocol]);
+                 names[server->doors.doors[i].protocol]);
     }
 }
 
-static void server_close_listeners(struct tcp_remote_server *server)
+static int server_watch_doors(struct tcp_remote_server *server, bool on)
 {
-    struct sockaddr_un un;
+    return tcp_remote_doors_watch(&server->doors, server->loops[0].epoll_fd, on);
+}
 
-    for (size_t i = 0; i < server->listener_count; i++) {
-        struct server_listener *listener = &server->listeners[i];
-
-        if (listener->fd < 0) {
-            continue;
-        }
-        if (kvl_sock_is_unix(&listener->addr)) {
-            /* before the close: while we listen nobody else takes the path over */
-            memcpy(&un, &listener->addr.sa, sizeof(un));
-            (void)unlink(un.sun_path);
-        }
-        close(listener->fd);
-        listener->fd = -1;
-    }
+static void server_close_doors(struct tcp_remote_server *server)
+{
+    (void)server_watch_doors(server, false); /* as with connections: a child may hold them */
+    tcp_remote_doors_close(&server->doors);
     pthread_mutex_lock(&server->lock);
     atomic_store(&server->listening, false);
     pthread_cond_broadcast(&server->changed);
     pthread_mutex_unlock(&server->lock);
-}
-
-static int server_watch_listeners(struct tcp_remote_server *server, bool on)
-{
-    for (size_t i = 0; i < server->listener_count; i++) {
-        struct server_listener *listener = &server->listeners[i];
-        struct epoll_event event = {.events = EPOLLIN, .data.ptr = listener};
-
-        if (listener->fd >= 0 &&
-            epoll_ctl(server->loops[0].epoll_fd, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, listener->fd,
-                      &event) < 0 &&
-            on) {
-            return -errno;
-        }
-    }
-    return 0;
 }
 
 /* ---- life ---- */
@@ -309,7 +173,7 @@ static int server_start_threads(struct tcp_remote_server *server, struct kvl_err
                                   strerror(-r));
         }
     }
-    r = server_watch_listeners(server, true);
+    r = server_watch_doors(server, true);
     if (r < 0) {
         return tcp_remote_err(err, r, "tcp_remote: cannot watch a listener: %s", strerror(-r));
     }
@@ -336,17 +200,10 @@ static int server_load_tls(struct tcp_remote_server *server, struct kvl_err *err
 
 int tcp_remote_server_start(struct tcp_remote_server *server, struct kvl_err *err)
 {
-    const struct tcp_remote_options *options = &server->options;
     int r = server_load_tls(server, err);
 
-    for (size_t i = 0; i < options->listen_count && r == 0; i++) {
-        r = server_listen_name(server, SERVER_LM, &options->listen[i], err);
-    }
-    for (size_t i = 0; i < options->resp_listen_count && r == 0; i++) {
-        r = server_listen_name(server, SERVER_RESP, &options->resp_listen[i], err);
-    }
-    for (size_t i = 0; i < options->tls_listen_count && r == 0; i++) {
-        r = server_listen_name(server, SERVER_LMS, &options->tls_listen[i], err);
+    if (r == 0) {
+        r = tcp_remote_doors_open(&server->doors, &server->options, err);
     }
     if (r == 0) {
         server->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -430,7 +287,7 @@ void tcp_remote_server_stop(struct tcp_remote_server *server)
     for (uint32_t i = 0; i < server->options.io_threads; i++) {
         tcp_remote_loop_fini(&server->loops[i]);
     }
-    server_close_listeners(server);
+    server_close_doors(server);
     (void)tcp_remote_server_drop_holds(server);
     if (server->reserve_fd >= 0) {
         close(server->reserve_fd);
@@ -466,12 +323,12 @@ void tcp_remote_server_gone(struct tcp_remote_server *server)
 }
 
 static int server_set_protocol(const struct tcp_remote_server *server,
-                               enum server_protocol protocol, struct tcp_remote_peer *peer)
+                               enum tcp_remote_protocol protocol, struct tcp_remote_peer *peer)
 {
     switch (protocol) {
-    case SERVER_RESP:
+    case TCP_REMOTE_RESP:
         return tcp_remote_resp_peer_attach(peer);
-    case SERVER_LMS:
+    case TCP_REMOTE_LMS:
         return tcp_remote_session_create(server->tls, peer->fd, NULL, &peer->tls);
     default:
         return 0;
@@ -479,12 +336,12 @@ static int server_set_protocol(const struct tcp_remote_server *server,
 }
 
 static struct tcp_remote_peer *server_make_peer(const struct tcp_remote_server *server,
-                                                const struct server_listener *listener, int fd,
+                                                const struct tcp_remote_door *door, int fd,
                                                 const struct kvl_sock_addr *addr)
 {
     struct tcp_remote_peer *peer = tcp_remote_peer_create(fd, addr);
 
-    if (peer != NULL && server_set_protocol(server, listener->protocol, peer) < 0) {
+    if (peer != NULL && server_set_protocol(server, door->protocol, peer) < 0) {
         peer->fd = -1; /* the caller's */
         tcp_remote_peer_destroy(peer);
         peer = NULL;
@@ -492,7 +349,7 @@ static struct tcp_remote_peer *server_make_peer(const struct tcp_remote_server *
     return peer;
 }
 
-static void server_take(struct tcp_remote_server *server, const struct server_listener *listener,
+static void server_take(struct tcp_remote_server *server, const struct tcp_remote_door *door,
                         int fd, const struct kvl_sock_addr *addr)
 {
     struct tcp_remote_peer *peer;
@@ -507,7 +364,7 @@ static void server_take(struct tcp_remote_server *server, const struct server_li
         close(fd);
         return;
     }
-    peer = server_make_peer(server, listener, fd, addr);
+    peer = server_make_peer(server, door, fd, addr);
     if (peer == NULL) {
         atomic_fetch_add(&server->refused, 1);
         close(fd);
@@ -518,29 +375,19 @@ static void server_take(struct tcp_remote_server *server, const struct server_li
     server->next_loop = (server->next_loop + 1) % server->options.io_threads;
 }
 
-static bool server_knows_user(const struct tcp_remote_server *server, int fd)
-{
-    struct ucred user;
-    socklen_t length = (socklen_t)sizeof(user);
-
-    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &user, &length) == 0 &&
-           tcp_remote_access_allows_uid(&server->options.access, geteuid(), user.uid);
-}
-
 /* What becomes of an accepted socket; false closes it. */
-static bool server_admits(struct tcp_remote_server *server, const struct server_listener *listener,
+static bool server_admits(struct tcp_remote_server *server, const struct tcp_remote_door *door,
                           int fd, const struct kvl_sock_addr *addr)
 {
     char text[KVL_SOCK_TEXT_MAX];
-    bool is_unix = kvl_sock_is_unix(&listener->addr);
+    bool is_unix = kvl_sock_is_unix(&door->addr);
 
-    if (is_unix ? server_knows_user(server, fd)
-                : tcp_remote_access_allows(&server->options.access, addr)) {
+    if (tcp_remote_door_admits(door, &server->options.access, fd, addr)) {
         return true;
     }
     atomic_fetch_add(&server->denied, 1);
     if (tcp_remote_server_first(server, addr)) {
-        kvl_sock_print(is_unix ? &listener->addr : addr, text, sizeof(text));
+        kvl_sock_print(is_unix ? &door->addr : addr, text, sizeof(text));
         kvl_warn(server->host->log,
                  is_unix ? "tcp_remote: a user that allow_uid does not name came to '%s', closed; "
                            "counted from now on without a line"
@@ -567,31 +414,31 @@ static void server_out_of_descriptors(struct tcp_remote_server *server, int list
     if (atomic_fetch_add(&server->refused, 1) == 0) {
         kvl_warn(server->host->log, "tcp_remote: out of descriptors or memory, peers are refused");
     }
-    (void)server_watch_listeners(server, false);
+    (void)server_watch_doors(server, false);
     server->paused_until_ms = server->loops[0].now_ms + ACCEPT_PAUSE_MS;
 }
 
-void tcp_remote_server_accept(struct tcp_remote_server *server, void *listener)
+void tcp_remote_server_accept(struct tcp_remote_server *server, void *source)
 {
-    int listen_fd = ((struct server_listener *)listener)->fd;
+    const struct tcp_remote_door *door = source;
 
     for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
         struct kvl_sock_addr addr = {.length = (socklen_t)sizeof(addr.sa)};
         int fd;
 
-        if (listen_fd < 0 || server->paused_until_ms > 0 || atomic_load(&server->quiesced)) {
+        if (door->fd < 0 || server->paused_until_ms > 0 || atomic_load(&server->quiesced)) {
             return;
         }
-        fd = accept4(listen_fd, (struct sockaddr *)&addr.sa, &addr.length,
+        fd = accept4(door->fd, (struct sockaddr *)&addr.sa, &addr.length,
                      SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
-            if (server_admits(server, listener, fd, &addr)) {
-                server_take(server, listener, fd, &addr);
+            if (server_admits(server, door, fd, &addr)) {
+                server_take(server, door, fd, &addr);
             } else {
                 close(fd);
             }
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-            server_out_of_descriptors(server, listen_fd);
+            server_out_of_descriptors(server, door->fd);
         } else if (errno == EAGAIN) {
             return;
         } /* else: that peer is gone already, the next one may not be */
@@ -605,14 +452,14 @@ void tcp_remote_server_tend(struct tcp_remote_server *server, uint64_t now_ms)
     }
     if (atomic_load(&server->quiesced)) {
         if (atomic_load(&server->listening)) {
-            server_close_listeners(server);
+            server_close_doors(server);
         }
         return;
     }
     if (server->paused_until_ms > 0 && now_ms >= server->paused_until_ms) {
         server->paused_until_ms = 0;
-        if (server_watch_listeners(server, true) < 0) {
-            (void)server_watch_listeners(server, false);
+        if (server_watch_doors(server, true) < 0) {
+            (void)server_watch_doors(server, false);
             server->paused_until_ms = now_ms + ACCEPT_PAUSE_MS;
         }
     }

@@ -42,7 +42,7 @@ const struct kvl_host *tcp_remote_server_host(const struct tcp_remote_server *se
 const struct tcp_remote_options *tcp_remote_server_options(const struct tcp_remote_server *server);
 
 /** Accepts what waits at a listener. */
-void tcp_remote_server_accept(struct tcp_remote_server *server, void *listener);
+void tcp_remote_server_accept(struct tcp_remote_server *server, void *source);
 
 /** Closes listeners after quiesce, looks at them again after a lack of descriptors. */
 void tcp_remote_server_tend(struct tcp_remote_server *server, uint64_t now_ms);

@@ -252,7 +252,14 @@ static int session_expect_name(SSL *ssl, const char *name)
         return X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), name) == 1 ? 0 : -EINVAL;
     }
     SSL_set_hostflags(ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
-    return SSL_set1_host(ssl, name) == 1 && SSL_set_tlsext_host_name(ssl, name) == 1 ? 0 : -EINVAL;
+    if (SSL_set1_host(ssl, name) != 1) {
+        return -EINVAL;
+    }
+    /* what SSL_set_tlsext_host_name() says, but that casts const away in a way compilers mind */
+    return SSL_ctrl(ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name,
+                    (void *)(uintptr_t)name) == 1
+               ? 0
+               : -EINVAL;
 }
 
 int tcp_remote_session_create(struct tcp_remote_tls *tls, int fd, const char *name,

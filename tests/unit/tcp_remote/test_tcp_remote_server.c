@@ -3,12 +3,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define KEY "meta-llama/Llama-3.1-8B-Instruct@1@0@5d1b8de6da1b6d09@bfloat16"
@@ -741,6 +743,42 @@ static void test_a_lookup_passes_big_transfers(void **state)
     rig_stop(&rig);
 }
 
+/* Between fork() and exec() a child has all descriptors: a close here ends nothing for epoll. */
+static void test_descriptors_in_a_child(void **state)
+{
+    struct rig rig;
+    pid_t child;
+    int status;
+    int gone;
+    int fd;
+
+    (void)state;
+    rig_start(&rig, server_pairs);
+    fd = rig_connect(&rig);
+    gone = rig_connect(&rig);
+    send_vector(gone, "exist_miss_req", WHOLE);
+    expect_vector(gone, "exist_miss_reply");
+    child = fork();
+    if (child == 0) {
+        close(gone);
+        alarm(10); /* a test that failed must not leave it behind */
+        for (;;) {
+            pause();
+        }
+    }
+    assert_true(child > 0);
+    close(gone);
+    for (int i = 0; i < 50; i++) {
+        send_vector(fd, "exist_miss_req", WHOLE);
+        expect_vector(fd, "exist_miss_reply");
+    }
+    assert_int_equal(rig_stat(&rig, "connections"), 1);
+    assert_int_equal(kill(child, SIGKILL), 0);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    close(fd);
+    rig_stop(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -774,6 +812,7 @@ int main(void)
         cmocka_unit_test(test_lack_of_descriptors_passes),
         cmocka_unit_test(test_dead_path_is_taken_over_and_a_live_one_is_not),
         cmocka_unit_test(test_a_lookup_passes_big_transfers),
+        cmocka_unit_test(test_descriptors_in_a_child),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
