@@ -164,13 +164,15 @@ static bool pest_is_open(struct pest *pest, int fd)
 
 static void pest_tend(struct pest *pest, int timeout_ms)
 {
+    struct pollfd all[HELD];
     uint64_t now;
 
     /* Only ends and errors: what can be read is not to be. */
-    (void)poll(pest->held, HELD, timeout_ms);
+    memcpy(all, pest->held, sizeof(all));
+    (void)poll(all, HELD, timeout_ms);
     now = soak_now_ms();
     for (uint32_t i = 0; i < HELD; i++) {
-        struct pollfd *held = &pest->held[i];
+        const struct pollfd *held = &all[i];
 
         if (held->fd < 0) {
             continue;

@@ -24,28 +24,29 @@ struct rig {
     uint16_t port;
 };
 
-static struct rig rig;
+static struct rig *rig; /* of the test at hand */
 static char answer[1 << 20];
 
 static int rig_begin(const char *const *pairs, struct kvl_err *err)
 {
-    memset(&rig, 0, sizeof(rig));
-    rig.desc = kvlane_backend_v1();
-    rig.fake = fake_host_create(rig.desc, pairs);
-    rig.host = *fake_host_table(rig.fake);
-    exposition_fake(&rig.host);
+    rig = calloc(1, sizeof(*rig));
+    rig->desc = kvlane_backend_v1();
+    rig->fake = fake_host_create(rig->desc, pairs);
+    rig->host = *fake_host_table(rig->fake);
+    exposition_fake(&rig->host);
     exposition_set_state(KVL_HEALTH_OK);
-    assert_int_equal(rig.desc->ops->create(&rig.host, &rig.self, err), 0);
-    return rig.desc->ops->start(rig.self, err);
+    assert_int_equal(rig->desc->ops->create(&rig->host, &rig->self, err), 0);
+    return rig->desc->ops->start(rig->self, err);
 }
 
 static void rig_end(void)
 {
-    rig.desc->ops->stop(rig.self);
-    rig.desc->ops->stop(rig.self); /* again is harmless */
-    assert_int_equal(fake_host_leaks(rig.fake), 0);
-    rig.desc->ops->destroy(rig.self);
-    fake_host_destroy(rig.fake);
+    rig->desc->ops->stop(rig->self);
+    rig->desc->ops->stop(rig->self); /* again is harmless */
+    assert_int_equal(fake_host_leaks(rig->fake), 0);
+    rig->desc->ops->destroy(rig->self);
+    fake_host_destroy(rig->fake);
+    free(rig);
 }
 
 static int start_with(const char *const *pairs)
@@ -56,9 +57,9 @@ static int start_with(const char *const *pairs)
     if (rig_begin(pairs, &err) != 0) {
         fail_msg("start: %s", err.text);
     }
-    rig.desc->ops->get_health(rig.self, &health);
-    rig.port = (uint16_t)strtoul(strrchr(health.address, ':') + 1, NULL, 10);
-    assert_true(rig.port != 0);
+    rig->desc->ops->get_health(rig->self, &health);
+    rig->port = (uint16_t)strtoul(strrchr(health.address, ':') + 1, NULL, 10);
+    assert_true(rig->port != 0);
     return 0;
 }
 
@@ -89,7 +90,7 @@ static int tear_down(void **state)
 static int connect_to(void)
 {
     const struct timeval limit = {.tv_sec = PATIENCE_S};
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(rig.port)};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(rig->port)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -162,7 +163,7 @@ static uint64_t stat_of(const char *name)
 {
     struct stat_query query = {.name = name};
 
-    rig.desc->ops->get_stats(rig.self, take_stat, &query);
+    rig->desc->ops->get_stats(rig->self, take_stat, &query);
     return query.value;
 }
 
@@ -193,7 +194,7 @@ static void test_health_turns_to_503(void **state)
     assert_int_equal(ask("GET", "/health"), 503);
     exposition_set_state(KVL_HEALTH_OK);
     assert_int_equal(ask("GET", "/health"), 200);
-    rig.desc->ops->quiesce(rig.self);
+    rig->desc->ops->quiesce(rig->self);
     assert_int_equal(ask("GET", "/health"), 503);
     assert_int_equal(ask("GET", "/metrics"), 200); /* to the end */
 }
@@ -304,7 +305,7 @@ static void test_stop_with_open_connections(void **state)
 
     (void)state;
     say(fd, "GET /met", 8);
-    rig.desc->ops->stop(rig.self);
+    rig->desc->ops->stop(rig->self);
     hear_all(fd);
 }
 
@@ -334,10 +335,10 @@ static void test_says_what_is_taken(void **state)
     char text[64];
     const char *pairs[] = {"listen", text, NULL};
     struct kvl_err err = {.size = sizeof(err)};
-    struct rig first = rig;
+    struct rig *first = rig;
 
     (void)state;
-    snprintf(text, sizeof(text), "127.0.0.1:%u", rig.port);
+    snprintf(text, sizeof(text), "127.0.0.1:%u", rig->port);
     assert_int_equal(rig_begin(pairs, &err), -EADDRINUSE);
     assert_non_null(strstr(err.text, text));
     rig_end();
