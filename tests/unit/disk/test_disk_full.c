@@ -255,11 +255,11 @@ static void test_tiny_chunks_are_bounded_by_their_number(void **state)
 {
     struct rig *rig = *state;
 
-    for (uint32_t i = 0; i < 9000; i++) {
+    for (uint32_t i = 0; i < 5000; i++) {
         assert_int_equal(put(rig, i, 200), 0);
     }
     assert_true(rig_stat(rig, "chunks") <= BUDGET / 4096);
-    assert_int_equal(get(rig, 8999, 200), 0);
+    assert_int_equal(get(rig, 4999, 200), 0);
 }
 
 /* ---- full ---- */
