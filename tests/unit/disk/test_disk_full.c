@@ -326,6 +326,19 @@ static void test_a_failing_disk_is_told_once(void **state)
     assert_int_equal(get(rig, 2, CHUNK), 0);
 }
 
+static void test_what_could_not_be_replaced_is_a_miss(void **state)
+{
+    struct rig *rig = *state;
+
+    assert_int_equal(rig_put(rig, "k", "older", 5), 0);
+    atomic_store(&fail_code, EIO);
+    assert_int_equal(rig_put(rig, "k", "newer", 5), -EIO);
+    assert_int_equal(rig_get(rig, "k", "older", 5), -ENOENT);
+    atomic_store(&fail_code, 0);
+    assert_int_equal(rig_put(rig, "k", "newer", 5), 0);
+    assert_int_equal(rig_get(rig, "k", "newer", 5), 0);
+}
+
 static void test_a_sector_that_cannot_be_read_is_a_miss_from_then_on(void **state)
 {
     struct rig *rig = *state;
@@ -476,6 +489,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_disk_that_others_fill_gets_room_from_the_oldest,
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_failing_disk_is_told_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_what_could_not_be_replaced_is_a_miss, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_sector_that_cannot_be_read_is_a_miss_from_then_on,
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_is_cut_off_a_file_that_cannot_be_read, setup,
