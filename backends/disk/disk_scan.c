@@ -57,6 +57,7 @@ static int scan_make_folder(const char *path, struct kvl_err *err)
 static int scan_lock_folder(struct disk_log *log, struct kvl_err *err)
 {
     const char *path = log->options->path;
+    struct stat st;
     int r = scan_make_folder(path, err);
 
     if (r < 0) {
@@ -72,6 +73,10 @@ static int scan_lock_folder(struct disk_log *log, struct kvl_err *err)
                         r == -EBUSY ? "disk: folder '%s' is in use by another instance (%s)"
                                     : "disk: cannot lock folder '%s': %s",
                         path, strerror(-r));
+    }
+    if (fstat(log->dir_fd, &st) == 0 && (st.st_mode & S_IWOTH) != 0) {
+        kvl_warn(log->host->log, "disk: everybody may write to '%s', and so put chunks there",
+                 path);
     }
     if (faccessat(log->dir_fd, ".", W_OK | X_OK, AT_EACCESS) != 0) {
         return disk_err(err, -errno, "disk: cannot write to folder '%s': %s", path,

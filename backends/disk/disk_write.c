@@ -214,10 +214,9 @@ static void write_done(struct disk_log *log, uint64_t offset, uint64_t bytes)
                         POSIX_FADV_DONTNEED);
 }
 
-int disk_write_chunk(struct disk_log *log, const struct disk_op *op, const struct disk_item *item,
-                     uint64_t *bytes_out)
+static int write_chunk(struct disk_log *log, const struct disk_op *op, const struct disk_item *item,
+                       const struct disk_name *name, uint64_t *bytes_out)
 {
-    const struct disk_name name = disk_index_name(&log->index, &item->key);
     struct write write = {.log = log, .op = op, .item = item};
     uint64_t offset;
     int r = disk_op_code(op);
@@ -247,7 +246,7 @@ int disk_write_chunk(struct disk_log *log, const struct disk_op *op, const struc
     }
     offset = log->active->end;
     disk_log_set_end(log, log->active, offset + disk_record_bytes(item->key.length, item->bytes));
-    r = disk_log_index_chunk(log, log->active, &name, offset, item->bytes);
+    r = disk_log_index_chunk(log, log->active, name, offset, item->bytes);
     if (r < 0) {
         return r;
     }
@@ -256,6 +255,18 @@ int disk_write_chunk(struct disk_log *log, const struct disk_op *op, const struc
     write_done(log, offset, item->bytes);
     *bytes_out = item->bytes;
     return 0;
+}
+
+int disk_write_chunk(struct disk_log *log, const struct disk_op *op, const struct disk_item *item,
+                     uint64_t *bytes_out)
+{
+    const struct disk_name name = disk_index_name(&log->index, &item->key);
+    const int r = write_chunk(log, op, item, &name, bytes_out);
+
+    if (r < 0) { /* rather nothing than what was there before */
+        (void)disk_log_index_remove(log, &name);
+    }
+    return r;
 }
 
 int disk_write_removal(struct disk_log *log, const struct disk_item *item)

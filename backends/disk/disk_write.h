@@ -10,7 +10,7 @@
 
 /**
  * Appends a chunk, or finds that the same bytes are there already. Makes room by expiring old
- * segments.
+ * segments. On failure nothing is there any more under that key, until a restart.
  * @return 0 and the payload's size added to *bytes_out when it was written; -ENOSPC, -EIO the disk
  *         does not take it; -ECANCELED, -ETIMEDOUT of the op; -EMSGSIZE; -ENOMEM.
  */

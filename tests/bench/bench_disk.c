@@ -2,7 +2,8 @@
 /*
  * What the disk backend makes of a file system: chunks of three sizes written and read through its
  * table, beside plain pwrite and pread of the same sizes into files of the same size in the same
- * folder, with the page cache as it is. Then how long a start takes, with nothing in the page cache.
+ * folder, with the page cache as it is. Written chunks have a checksum, as those of the core have;
+ * what is read is checked. Then how long a start takes, with nothing in the page cache.
  *
  * The folder is made in KVL_BENCH_DISK, or TMPDIR, or /tmp.
  */
@@ -15,6 +16,9 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 #include <kvlane/backend.h>
 
@@ -48,6 +52,7 @@ struct size {
     const char *name;
     uint64_t bytes;
     uint32_t batch; /* chunks in one batch */
+    uint64_t checksums[BATCH_MAX]; /* of the places in a batch: the core's store keeps them */
     uint64_t next; /* number of the next chunk to write */
     uint64_t read_at; /* and to read, as plain_at */
     uint64_t plain_at;
@@ -99,6 +104,10 @@ static void submit(struct size *size, int (*fn)(void *, const struct kvl_batch *
                                 .count = 1,
                                 .device = KVL_DEVICE_HOST};
         sg_first[i] = i;
+        if (fn == rig.ops->write) {
+            chunks[i].checksum = size->checksums[i];
+            chunks[i].flags = KVL_CHUNK_HAS_CHECKSUM;
+        }
     }
     sg_first[count] = count;
     pthread_mutex_lock(&rig.lock);
@@ -127,7 +136,7 @@ static void run_write(void *ctx, uint64_t n)
     }
 }
 
-/* Chunks of the last round and the one before. */
+/* Chunks of the last round. */
 static void run_read(void *ctx, uint64_t n)
 {
     struct size *size = ctx;
@@ -293,6 +302,9 @@ static void measure(struct bench *bench, struct size *size, struct bench_case *w
     for (int i = 0; i < 4; i++) {
         (void)snprintf(text[i], sizeof(text[i]), "%s %s", names[i], size->name);
         cases[i] = (struct bench_case){.text = text[i], .fn = fns[i], .ctx = size, .n = n};
+    }
+    for (uint32_t i = 0; i < size->batch; i++) {
+        size->checksums[i] = XXH3_64bits(rig.from + i * size->bytes, size->bytes);
     }
     plain_read_file(size);
     bench_run(bench, cases, 2, 0);
