@@ -11,8 +11,8 @@
 
 /**
  * Sees to an open segment with room for a record of `need` bytes, within the budget: the oldest
- * segment goes, and those of its chunks that were used lately are appended once more, as far as they
- * are half of it at most.
+ * segment goes, and those of its chunks that were used since are appended once more, as far as they
+ * make up half of it.
  * @return 0; -ENOSPC, -EIO, ..
  */
 int disk_append_make_room(struct disk_log *log, uint64_t need);

@@ -188,8 +188,8 @@ static int scan_verify(struct scan *scan, const struct disk_segment *segment, ui
     return XXH3_64bits_digest(&state) == record->checksum ? 0 : -EBADMSG;
 }
 
-/* Takes the record at `offset` over. @return 0 and its size; -EBADMSG, -ENODATA none to be believed;
- * why it cannot be read; -ENOMEM. */
+/* Takes the record at `offset` over. @return 0 and its size; -EBADMSG, -ENODATA there is none to be
+ * believed; why it cannot be read; -ENOMEM. */
 static int scan_record(struct scan *scan, struct disk_segment *segment, uint64_t offset,
                        uint64_t *bytes_out)
 {
@@ -241,7 +241,7 @@ static void scan_cut_off(struct scan *scan, struct disk_segment *segment, const 
 }
 
 /* All that comes before the first record that is not sound. What follows it is cut off, unless the
- * file was closed or cannot be read: then the disk, not a crash, is to blame, and the file stays. */
+ * file was closed or cannot be read: then the disk, and no crash, is to blame: the file stays. */
 static int scan_records(struct scan *scan, struct disk_segment *segment)
 {
     struct disk_log *log = scan->log;

@@ -96,8 +96,9 @@ static void submit(struct size *size, int (*fn)(void *, const struct kvl_batch *
                                     .sg_first = sg_first};
 
     for (uint32_t i = 0; i < count; i++) {
-        (void)snprintf(keys[i], sizeof(keys[i]), "model@1@0@%s%016llx@half", size->name,
-                       (unsigned long long)(first + i));
+        const unsigned long long number = first + i;
+
+        (void)snprintf(keys[i], sizeof(keys[i]), "model@1@0@%s%016llx@half", size->name, number);
         chunks[i] = (struct kvl_chunk){.key = kvl_key_from_text(keys[i]), .bytes = size->bytes};
         sg[i] = (struct kvl_sg){.addr = (uint64_t)(uintptr_t)(memory + i * size->bytes),
                                 .length = size->bytes,
