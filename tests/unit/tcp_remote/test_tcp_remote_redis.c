@@ -15,8 +15,7 @@
 #define SERVER "role", "server", "listen", "127.0.0.1:0", "resp_listen", "127.0.0.1:0"
 
 static const char *const plain[] = {SERVER, NULL};
-static const char *const guarded[] = {SERVER,          "resp_password", "open sesame",
-                                      "stall_timeout", "300",           NULL};
+static const char *const guarded[] = {SERVER, "resp_password", "open sesame", NULL};
 
 static int resp_connect(const struct rig *rig)
 {
@@ -540,11 +539,13 @@ static void test_user_and_password(void **state)
 
 static void test_guessing_and_waiting_end(void **state)
 {
+    static const char *const pairs[] = {SERVER,          "resp_password", "open sesame",
+                                        "stall_timeout", "300",           NULL};
     struct rig rig;
     int fd;
 
     (void)state;
-    rig_start(&rig, guarded);
+    rig_start(&rig, pairs);
     fd = resp_connect(&rig);
     for (int i = 0; i < 8; i++) {
         ask(fd, "AUTH", "guess");
