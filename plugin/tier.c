@@ -349,8 +349,7 @@ static void forget_removes(struct kvl_tier *tier, const struct kvl_key *key, uin
     while (*at != NULL && (*at)->number <= number) {
         struct request *request = *at;
 
-        if (request->length != key->length ||
-            memcmp(request->key, key->text, key->length) != 0) {
+        if (request->length != key->length || memcmp(request->key, key->text, key->length) != 0) {
             at = &request->next;
             continue;
         }

@@ -33,7 +33,7 @@ static int restart_begin(struct soak_shared *shared, struct soak_server *server,
     return 0;
 }
 
-/* Another version than the last one seen, or one that was not there, would be old bytes come back. */
+/* Another version than the last one, or one that was not there, would be old bytes come back. */
 static void restart_compare(struct soak_shared *shared, struct soak_slot *slot,
                             const uint64_t *before, const uint64_t *after)
 {
