@@ -8,6 +8,9 @@
  * LMCache have the form `model@world_size@worker_id@hash@dtype[@layer][@tag%value...]`. The core
  * compares bytes and never parses a key.
  *
+ * Two forms are taken by the backend tcp_remote: keys that begin with a newline are those of Redis
+ * clients, and keys that end in `@kvl%1` hold chunks with a checksum behind them.
+ *
  * Keys must be the same in every process for the same tokens: derive them from a fixed hash, never
  * from a per-process seed.
  */
