@@ -113,33 +113,64 @@ static int merge_settings(const struct kvl_backend *backend, struct kvl_settings
     return 0;
 }
 
+/* Types and ranges are right; does the backend agree? It sees the new settings for the moment. */
+static void check_settings(struct kvl_backend *backend, struct kvl_config *config,
+                           const struct kvl_config_section *section,
+                           const struct kvl_settings *fresh)
+{
+    const struct kvl_settings running = backend->settings;
+    struct kvl_err err = {.size = sizeof(err)};
+
+    if (backend->module.ops.check == NULL || config->error_count > 0) {
+        return;
+    }
+    backend->settings = *fresh;
+    if (backend->module.ops.check(&backend->host, &err) < 0) {
+        kvl_config_error(config, section->line, "[%s] %s", section->name, err.text);
+    }
+    backend->settings = running;
+}
+
+/* Takes the new settings over; the old texts stay as long as the backend. */
+static int apply_settings(struct kvl_backend *backend, struct kvl_settings both[2],
+                          uint32_t *restart_out)
+{
+    struct kvl_settings *old;
+    int r = merge_settings(backend, &both[1], restart_out);
+
+    if (r < 0) {
+        return r;
+    }
+    old = realloc(backend->old_settings, (backend->old_count + 1) * sizeof(*old));
+    if (old == NULL) {
+        return -ENOMEM;
+    }
+    backend->old_settings = old;
+    backend->old_settings[backend->old_count++] = backend->settings;
+    backend->settings = both[1];
+    both[1].values = NULL;
+    atomic_store(&backend->put_to, (int)kvl_settings_get(&both[0], "put_to")->number);
+    return 0;
+}
+
 int kvl_backend_reload(struct kvl_backend *backend, struct kvl_config *config,
                        const struct kvl_config_section *section, int apply, uint32_t *restart_out,
                        struct kvl_err *err)
 {
     struct kvl_settings both[2];
-    struct kvl_settings *old;
     int r = read_section(config, section, backend, both);
 
-    if (r == 0 && apply) {
-        r = merge_settings(backend, &both[1], restart_out);
+    if (r == 0 && !apply) {
+        check_settings(backend, config, section, &both[1]);
+    } else if (r == 0) {
+        r = apply_settings(backend, both, restart_out);
     }
-    old = r == 0 && apply ? realloc(backend->old_settings,
-                                    (backend->old_count + 1) * sizeof(*backend->old_settings))
-                          : NULL;
-    if (old == NULL) {
-        kvl_settings_fini(&both[0]);
-        kvl_settings_fini(&both[1]);
-        return r < 0 ? r : apply ? -ENOMEM : 0;
-    }
-    backend->old_settings = old;
-    backend->old_settings[backend->old_count++] = backend->settings;
-    backend->settings = both[1];
-    atomic_store(&backend->put_to, (int)kvl_settings_get(&both[0], "put_to")->number);
     kvl_settings_fini(&both[0]);
-    return backend->module.ops.reload != NULL && kvl_backend_is_running(backend)
-               ? backend->module.ops.reload(backend->self, err)
-               : 0;
+    kvl_settings_fini(&both[1]);
+    if (r < 0 || !apply || backend->module.ops.reload == NULL || !kvl_backend_is_running(backend)) {
+        return r;
+    }
+    return backend->module.ops.reload(backend->self, err);
 }
 
 /* The backend's own check, or its create. Not called when the file has errors already. */
