@@ -150,6 +150,28 @@ static void loop_close(struct tcp_remote_loop *loop, struct tcp_remote_peer *pee
     tcp_remote_server_gone(loop->server);
 }
 
+/* Gives a connection that moves much to a thread for such. @return false: it stays. */
+static bool loop_pass_on(struct tcp_remote_loop *loop, struct tcp_remote_peer *peer)
+{
+    struct tcp_remote_loop *other;
+
+    if (!tcp_remote_peer_is_bulk(peer)) {
+        return false;
+    }
+    other = tcp_remote_server_bulk_loop(loop->server, loop->index);
+    if (other == NULL) {
+        return false;
+    }
+    loop_clear_ready(loop, peer);
+    loop_unlink(loop, peer);
+    if (peer->events != 0) {
+        (void)epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, peer->fd, NULL);
+        peer->events = 0;
+    }
+    tcp_remote_loop_hand_over(other, peer);
+    return true;
+}
+
 static int loop_watch(struct tcp_remote_loop *loop, struct tcp_remote_peer *peer, uint32_t events)
 {
     struct epoll_event event = {.events = events, .data.ptr = peer};
@@ -183,7 +205,9 @@ static void loop_run(struct tcp_remote_loop *loop, struct tcp_remote_peer *peer,
         r = loop_watch(loop, peer, EPOLLONESHOT);
         break;
     case TCP_REMOTE_STEP_YIELD:
-        loop_set_ready(loop, peer);
+        if (!loop_pass_on(loop, peer)) {
+            loop_set_ready(loop, peer);
+        }
         break;
     default:
         r = -EPIPE;
@@ -323,7 +347,9 @@ static void loop_peer_event(struct tcp_remote_loop *loop, struct tcp_remote_peer
     } else if (peer->is_ready) {
         return;
     } else if (tcp_remote_peer_is_bulk(peer)) {
-        loop_set_ready(loop, peer);
+        if (!loop_pass_on(loop, peer)) {
+            loop_set_ready(loop, peer);
+        }
     } else {
         loop_run(loop, peer, TCP_REMOTE_TURN_SMALL);
     }

@@ -17,6 +17,7 @@
 #include "tcp_remote_tls.h"
 
 #define ACCEPTS_PER_TURN 64
+#define ASKING_LOOPS 2u
 #define ACCEPT_PAUSE_MS 100
 /* All LIST replies together; one peer asking again and again must not fill memory. */
 #define LIST_BYTES_MAX ((size_t)512 * 1024 * 1024)
@@ -37,6 +38,7 @@ struct tcp_remote_server {
     int reserve_fd; /* given up for a moment when descriptors run out */
     uint64_t paused_until_ms; /* 0 = accepting */
     uint32_t next_loop;
+    _Atomic uint32_t next_bulk; /* any loop */
 
     atomic_bool quiesced;
     atomic_bool draining;
@@ -349,6 +351,26 @@ static struct tcp_remote_peer *server_make_peer(const struct tcp_remote_server *
     return peer;
 }
 
+/* Threads for connections that only ask; all of them where there are few. */
+static uint32_t server_asking_loops(const struct tcp_remote_server *server)
+{
+    uint32_t all = server->options.io_threads;
+
+    return all >= 2 * ASKING_LOOPS ? ASKING_LOOPS : all;
+}
+
+struct tcp_remote_loop *tcp_remote_server_bulk_loop(struct tcp_remote_server *server,
+                                                    uint32_t index)
+{
+    uint32_t asking = server_asking_loops(server);
+    uint32_t others = server->options.io_threads - asking;
+
+    if (index >= asking || others == 0) {
+        return NULL;
+    }
+    return &server->loops[asking + atomic_fetch_add(&server->next_bulk, 1) % others];
+}
+
 static void server_take(struct tcp_remote_server *server, const struct tcp_remote_door *door,
                         int fd, const struct kvl_sock_addr *addr)
 {
@@ -372,7 +394,7 @@ static void server_take(struct tcp_remote_server *server, const struct tcp_remot
     }
     atomic_fetch_add(&server->connections, 1);
     tcp_remote_loop_hand_over(&server->loops[server->next_loop], peer);
-    server->next_loop = (server->next_loop + 1) % server->options.io_threads;
+    server->next_loop = (server->next_loop + 1) % server_asking_loops(server);
 }
 
 /* What becomes of an accepted socket; false closes it. */

@@ -41,6 +41,14 @@ void tcp_remote_server_stats(struct tcp_remote_server *server, kvl_stat_fn fn, v
 const struct kvl_host *tcp_remote_server_host(const struct tcp_remote_server *server);
 const struct tcp_remote_options *tcp_remote_server_options(const struct tcp_remote_server *server);
 
+/**
+ * The thread for a connection that turned out to move much, NULL when it is well where it is. A few
+ * threads keep the connections that only ask: they answer many of them per wake-up. The others have
+ * as few connections each as can be: the kernel then wakes them where the bytes just came in.
+ */
+struct tcp_remote_loop *tcp_remote_server_bulk_loop(struct tcp_remote_server *server,
+                                                    uint32_t index);
+
 /** Accepts what waits at a listener. */
 void tcp_remote_server_accept(struct tcp_remote_server *server, void *source);
 
