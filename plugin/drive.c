@@ -58,11 +58,25 @@ static uint32_t choose(const struct kvl_instance *instance, const struct kvl_op 
     return who != NOBODY ? who : first_of(instance, untried, KVL_CAP_READ);
 }
 
+/* Chunks of one batch: as many as the backend takes, and for payload a share per stream. */
+static uint32_t fly_most(const struct kvl_op *op, const struct kvl_backend *backend, uint32_t count)
+{
+    const uint32_t limit = backend->limits.max_items != 0 ? backend->limits.max_items : count;
+    const uint32_t streams = backend->limits.streams;
+    uint32_t share;
+
+    if (streams < 2 || (op->kind != KVL_OP_LOAD && op->kind != KVL_OP_SAVE)) {
+        return limit;
+    }
+    share = (count + streams - 1) / streams;
+    return share < limit ? share : limit;
+}
+
 /* Gives items to a backend, in batches as large as it takes. */
 static void fly(struct kvl_op *op, struct kvl_backend *backend, const uint32_t *items,
                 uint32_t count)
 {
-    const uint32_t most = backend->limits.max_items != 0 ? backend->limits.max_items : count;
+    const uint32_t most = fly_most(op, backend, count);
 
     for (uint32_t at = 0; at < count;) {
         const uint32_t n = count - at < most ? count - at : most;

@@ -8,7 +8,7 @@
 
 #include <kvlane/backend.h>
 
-#include "tcp_remote_client.h"
+#include "tcp_remote_lanes.h"
 #include "tcp_remote_server.h"
 
 #ifndef KVL_BUILD_ID
@@ -16,7 +16,7 @@
 #endif
 
 struct kvl_backend {
-    struct tcp_remote_client *client; /* one of the two, owned */
+    struct tcp_remote_lanes *client; /* one of the two, owned */
     struct tcp_remote_server *server;
 };
 
@@ -41,7 +41,7 @@ static int tcp_remote_create(const struct kvl_host *host, void **self_out, struc
     if (r == 0 && options.role == TCP_REMOTE_SERVER) {
         r = tcp_remote_server_create(host, &options, &self->server);
     } else if (r == 0) {
-        r = tcp_remote_client_create(host, &options, &self->client);
+        r = tcp_remote_lanes_create(host, &options, &self->client);
     }
     if (r < 0) {
         free(self);
@@ -56,7 +56,7 @@ static int tcp_remote_start(void *self, struct kvl_err *err)
     struct kvl_backend *backend = self;
 
     return backend->server != NULL ? tcp_remote_server_start(backend->server, err)
-                                   : tcp_remote_client_start(backend->client, err);
+                                   : tcp_remote_lanes_start(backend->client, err);
 }
 
 static void tcp_remote_quiesce(void *self)
@@ -66,7 +66,7 @@ static void tcp_remote_quiesce(void *self)
     if (backend->server != NULL) {
         tcp_remote_server_quiesce(backend->server);
     } else {
-        tcp_remote_client_quiesce(backend->client);
+        tcp_remote_lanes_quiesce(backend->client);
     }
 }
 
@@ -75,7 +75,7 @@ static int tcp_remote_drain(void *self, uint64_t deadline_ms)
     struct kvl_backend *backend = self;
 
     return backend->server != NULL ? tcp_remote_server_drain(backend->server, deadline_ms)
-                                   : tcp_remote_client_drain(backend->client, deadline_ms);
+                                   : tcp_remote_lanes_drain(backend->client, deadline_ms);
 }
 
 static void tcp_remote_stop(void *self)
@@ -85,7 +85,7 @@ static void tcp_remote_stop(void *self)
     if (backend->server != NULL) {
         tcp_remote_server_stop(backend->server);
     } else {
-        tcp_remote_client_stop(backend->client);
+        tcp_remote_lanes_stop(backend->client);
     }
 }
 
@@ -97,7 +97,7 @@ static void tcp_remote_destroy(void *self)
         return;
     }
     tcp_remote_server_destroy(backend->server);
-    tcp_remote_client_destroy(backend->client);
+    tcp_remote_lanes_destroy(backend->client);
     free(backend);
 }
 
@@ -106,7 +106,7 @@ static int tcp_remote_submit(void *self, enum tcp_remote_kind kind, const struct
     struct kvl_backend *backend = self;
 
     return backend->client == NULL ? -ENOTSUP
-                                   : tcp_remote_client_submit(backend->client, kind, batch);
+                                   : tcp_remote_lanes_submit(backend->client, kind, batch);
 }
 
 static int tcp_remote_lookup(void *self, const struct kvl_batch *batch)
@@ -132,7 +132,7 @@ static int tcp_remote_single(void *self, enum tcp_remote_kind kind, uint64_t coo
     if (backend->client == NULL) {
         return -ENOTSUP;
     }
-    return tcp_remote_client_submit_single(backend->client, kind, cookie, deadline_ms);
+    return tcp_remote_lanes_submit_single(backend->client, kind, cookie, deadline_ms);
 }
 
 static int tcp_remote_list(void *self, uint64_t cookie, uint64_t deadline_ms)
@@ -150,7 +150,7 @@ static void tcp_remote_cancel(void *self, uint64_t cookie)
     struct kvl_backend *backend = self;
 
     if (backend->client != NULL) {
-        tcp_remote_client_cancel(backend->client, cookie);
+        tcp_remote_lanes_cancel(backend->client, cookie);
     }
 }
 
@@ -159,7 +159,7 @@ static void tcp_remote_get_limits(void *self, struct kvl_limits *limits_out)
     struct kvl_backend *backend = self;
 
     if (backend->client != NULL) {
-        tcp_remote_client_limits(backend->client, limits_out);
+        tcp_remote_lanes_limits(backend->client, limits_out);
     } else {
         limits_out->caps = KVL_CAP_SERVE;
     }
@@ -172,7 +172,7 @@ static void tcp_remote_get_health(void *self, struct kvl_health *health_out)
     if (backend->server != NULL) {
         tcp_remote_server_health(backend->server, health_out);
     } else {
-        tcp_remote_client_health(backend->client, health_out);
+        tcp_remote_lanes_health(backend->client, health_out);
     }
 }
 
@@ -183,7 +183,7 @@ static void tcp_remote_get_stats(void *self, kvl_stat_fn fn, void *ctx)
     if (backend->server != NULL) {
         tcp_remote_server_stats(backend->server, fn, ctx);
     } else {
-        tcp_remote_client_stats(backend->client, fn, ctx);
+        tcp_remote_lanes_stats(backend->client, fn, ctx);
     }
 }
 
@@ -192,7 +192,7 @@ static int tcp_remote_reload(void *self, struct kvl_err *err)
     struct kvl_backend *backend = self;
 
     return backend->server != NULL ? tcp_remote_server_reload(backend->server, err)
-                                   : tcp_remote_client_reload(backend->client, err);
+                                   : tcp_remote_lanes_reload(backend->client, err);
 }
 
 static const struct kvl_backend_ops tcp_remote_ops = {

@@ -14,6 +14,8 @@ const struct kvl_option tcp_remote_option_table[TCP_REMOTE_OPTION_COUNT] = {
     {"url", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
      "client: the peer, lm://host:port, host:port, [v6]:port, unix:/path or lms://host:port"},
     {"connections", KVL_OPTION_INT, 0, "2", NULL, 1, 64, "client: connections to the peer"},
+    {"client_threads", KVL_OPTION_INT, 0, "1", NULL, 1, 16,
+     "client: threads that share the connections"},
     {"connect_timeout", KVL_OPTION_DURATION, KVL_OPTION_RELOADABLE, "5s", NULL, 1, DAY_MS,
      "client: longest wait for one address to connect"},
     {"request_timeout", KVL_OPTION_DURATION, KVL_OPTION_RELOADABLE, "10s", NULL, 1, DAY_MS,
@@ -147,6 +149,7 @@ static int options_read_client(const struct kvl_host *host, struct tcp_remote_op
 
     options->url_text = options_text(host, "url");
     options->connections = (uint32_t)options_number(host, "connections");
+    options->client_threads = (uint32_t)options_number(host, "client_threads");
     options->max_in_flight = (uint32_t)options_number(host, "max_in_flight");
     options->connect_timeout_ms = (uint64_t)options_number(host, "connect_timeout");
     options->request_timeout_ms = (uint64_t)options_number(host, "request_timeout");

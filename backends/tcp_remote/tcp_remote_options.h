@@ -28,6 +28,7 @@ struct tcp_remote_options {
     int url_is_tls; /* lms:// */
     const char *tls_name; /* borrowed from the host; "" = the host in the url */
     uint32_t connections;
+    uint32_t client_threads;
     uint32_t max_in_flight;
     _Atomic uint64_t connect_timeout_ms;
     _Atomic uint64_t request_timeout_ms;
@@ -55,7 +56,7 @@ struct tcp_remote_options {
     _Atomic uint64_t idle_timeout_ms; /* 0 = off */
 };
 
-#define TCP_REMOTE_OPTION_COUNT 29u
+#define TCP_REMOTE_OPTION_COUNT 30u
 extern const struct kvl_option tcp_remote_option_table[TCP_REMOTE_OPTION_COUNT];
 
 /** Reads and checks the settings. @return 0; -EINVAL and err->text. */

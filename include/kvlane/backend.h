@@ -74,8 +74,10 @@ struct kvl_limits {
     uint32_t latency_us; /* typical time to a first byte */
     uint64_t bandwidth; /* bytes per second, typical */
     uint64_t caps; /* the descriptor's bits that hold in this role; 0 = all of them */
+    uint32_t streams; /* batches that move at the same time: larger loads and saves are split */
+    uint32_t reserved;
 };
-KVL_STATIC_ASSERT(sizeof(struct kvl_limits) == 40, "struct kvl_limits is part of the ABI");
+KVL_STATIC_ASSERT(sizeof(struct kvl_limits) == 48, "struct kvl_limits is part of the ABI");
 
 /* ---- the table ---- */
 

@@ -86,8 +86,9 @@ struct tcp_client *tcp_client_open(const char *module, const char *url, uint32_t
     }
     snprintf(client->connections, sizeof(client->connections), "%u", (unsigned)connections);
     memcpy(client->pairs,
-           (const char *[]){"role", "client", "url", url, "connections", client->connections, NULL},
-           7 * sizeof(char *));
+           (const char *[]){"role", "client", "url", url, "connections", client->connections,
+                            "client_threads", connections < 4 ? client->connections : "4", NULL},
+           9 * sizeof(char *));
     pthread_mutex_init(&client->lock, NULL);
     pthread_cond_init(&client->changed, NULL);
     client->slot_count = connections * 2 < SLOTS_MAX ? connections * 2 : SLOTS_MAX;

@@ -686,16 +686,18 @@ static void *submit_many(void *arg)
     return NULL;
 }
 
-static void test_each_batch_completes_once(void **state)
+static void check_each_completes_once(const char *const *more, uint32_t streams)
 {
-    const char *const more[] = {"connections", "3", "max_in_flight", "65536", NULL};
+    struct kvl_limits limits = {.size = sizeof(limits)};
     struct submitter submitters[THREADS];
     pthread_t threads[THREADS];
     uint32_t accepted = 0;
     struct pair pair;
 
-    (void)state;
     pair_start(&pair, more);
+    pair.client.ops->get_limits(pair.client.self, &limits);
+    assert_int_equal(limits.streams, streams);
+    assert_true(limits.max_in_flight >= 65536);
     for (uint32_t i = 0; i < THREADS; i++) {
         submitters[i] = (struct submitter){.rig = &pair.client,
                                            .bytes = calloc(1, 20000),
@@ -716,7 +718,28 @@ static void test_each_batch_completes_once(void **state)
     for (uint32_t i = 0; i < THREADS; i++) {
         free(submitters[i].bytes);
     }
+    assert_true(rig_stat(&pair.client, "connected") >= streams); /* each lane has its own */
     pair_stop(&pair);
+}
+
+static void test_each_batch_completes_once(void **state)
+{
+    const char *const more[] = {"connections", "3", "max_in_flight", "65536", NULL};
+
+    (void)state;
+    check_each_completes_once(more, 1);
+}
+
+static void test_each_batch_completes_once_on_several_threads(void **state)
+{
+    const char *const more[] = {"connections", "5", "client_threads", "3", "max_in_flight",
+                                "65536",       NULL};
+    const char *const few[] = {"connections", "2", "client_threads", "4", "max_in_flight",
+                               "65536",       NULL};
+
+    (void)state;
+    check_each_completes_once(more, 3);
+    check_each_completes_once(few, 2); /* a thread without a connection has nothing to do */
 }
 
 int main(void)
@@ -746,6 +769,7 @@ int main(void)
         cmocka_unit_test(test_stop_completes_what_is_under_way),
         cmocka_unit_test(test_drain_waits_for_work),
         cmocka_unit_test(test_each_batch_completes_once),
+        cmocka_unit_test(test_each_batch_completes_once_on_several_threads),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
