@@ -673,8 +673,9 @@ static void *submit_many(void *arg)
 
         snprintf(key, sizeof(key), "m@1@0@%x@half", (unsigned)(i % 7));
         chunk = chunk_of(key, i % 3 == 0 ? 0 : 20000);
-        batch = i % 3 == 0 ? batch_of(cookie, &chunk, 1, NULL, NULL)
-                           : batch_of(cookie, &chunk, 1, &sg, first);
+        /* reads ask for their target: several may be under way at once */
+        batch = i % 3 == 1 ? batch_of(cookie, &chunk, 1, &sg, first)
+                           : batch_of(cookie, &chunk, 1, NULL, NULL);
         r = i % 3 == 0   ? ops->lookup(self->rig->self, &batch)
             : i % 3 == 1 ? ops->write(self->rig->self, &batch)
                          : ops->read(self->rig->self, &batch);
