@@ -174,8 +174,8 @@ static void read_section(struct reader *reader, const char *line)
     old = kvl_config_find(config, name);
     if (old != NULL) {
         kvl_config_error(config, reader->line,
-                         "section [%s] stands already at line %u; a second instance of a backend is "
-                         "[%.*s:label]",
+                         "section [%s] stands already at line %u; a second instance of a backend "
+                         "is [%.*s:label]",
                          name, old->line, (int)strcspn(name, ":"), name);
         return;
     }

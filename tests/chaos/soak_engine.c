@@ -166,27 +166,31 @@ static void engine_lookup(struct engine *engine)
     engine_result(engine, "lookup", engine->ops->lookup(engine->instance, &batch, &result, NULL));
 }
 
+static void engine_loop(struct engine *engine)
+{
+    while (!atomic_load(&engine->shared->stop) && atomic_load(&engine->slot->errors) == 0) {
+        uint64_t what = soak_random(&engine->random) % 10;
+
+        atomic_fetch_add(&engine->slot->ops, 1);
+        if (what < 3) {
+            engine_save(engine);
+        } else if (what < 8) {
+            engine_load(engine);
+        } else {
+            engine_lookup(engine);
+        }
+    }
+}
+
 void soak_engine_run(struct soak_shared *shared, struct soak_slot *slot, const char *library)
 {
     struct engine engine = {.shared = shared, .slot = slot};
 
     engine.random = shared->seed ^ ((uint64_t)getpid() << 20) ^ soak_now_ms() ^ 1;
-    if (!engine_open(&engine, library)) {
-        return;
+    if (engine_open(&engine, library)) {
+        engine_loop(&engine);
+        engine_result(&engine, "close", engine.ops->close(engine.instance, soak_now_ms() + 10000));
     }
-    while (!atomic_load(&shared->stop) && atomic_load(&slot->errors) == 0) {
-        uint64_t what = soak_random(&engine.random) % 10;
-
-        atomic_fetch_add(&slot->ops, 1);
-        if (what < 3) {
-            engine_save(&engine);
-        } else if (what < 8) {
-            engine_load(&engine);
-        } else {
-            engine_lookup(&engine);
-        }
-    }
-    engine_result(&engine, "close", engine.ops->close(engine.instance, soak_now_ms() + 10000));
     for (uint32_t i = 0; i < BATCH; i++) {
         free(engine.data[i]);
     }
