@@ -18,6 +18,7 @@
 #define KVL_ENTRY_BLOCK_BITS 12u
 #define KVL_ENTRY_BLOCK (1u << KVL_ENTRY_BLOCK_BITS)
 #define KVL_ENTRY_MAX_BLOCKS 65536u
+#define KVL_ENTRY_EPOCHS 65536u
 
 enum kvl_entry_state {
     KVL_ENTRY_UNUSED, /* in the list of unused entries */
@@ -64,6 +65,7 @@ struct kvl_store {
     int checksum;
     struct kvl_store_events events;
     int spare_unwritten; /* evict only what the tier below has */
+    uint32_t epochs[KVL_ENTRY_EPOCHS]; /* by hash of the key: grows with each new value */
     struct kvl_store_stats stats;
 };
 

@@ -13,6 +13,7 @@ struct cargo {
     uint64_t hash;
     uint64_t slot; /* read: room in the store */
     struct kvl_view view; /* write: lease; read: lease on what came */
+    uint32_t epoch; /* of the key in the store when it was asked for */
     uint32_t item; /* in op->items, while there is an op */
     int32_t status;
     uint8_t has_slot;
@@ -126,6 +127,8 @@ static void load_cargo(struct kvl_flight *flight, struct kvl_op *op, const uint3
         memcpy(cargo->key, item->chunk.key.text, item->chunk.key.length);
         cargo->chunk.key.text = cargo->key;
         cargo->hash = item->hash;
+        cargo->epoch =
+            op->kind == KVL_OP_LOAD ? kvl_store_epoch(op->flights->store, item->hash) : 0;
         cargo->item = items[i];
         item->is_flying = 1;
         item->tried |= 1u << flight->backend->index;
@@ -342,7 +345,7 @@ static void land_read(struct kvl_flights *flights, struct cargo *cargo)
         kvl_store_abort(flights->store, cargo->slot);
         return;
     }
-    cargo->status = kvl_store_commit(flights->store, cargo->slot, &cargo->view);
+    cargo->status = kvl_store_commit_read(flights->store, cargo->slot, cargo->epoch, &cargo->view);
     cargo->has_view = cargo->status == 0;
 }
 

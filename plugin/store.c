@@ -275,7 +275,14 @@ static int slot_checksum(const struct kvl_store *store, struct kvl_entry *entry)
     return 0;
 }
 
-int kvl_store_commit(struct kvl_store *store, uint64_t slot, struct kvl_view *view_out)
+static uint32_t *epoch_of(struct kvl_store *store, uint64_t hash)
+{
+    return &store->epochs[(hash >> 32) % KVL_ENTRY_EPOCHS];
+}
+
+/* @param read  NULL for a new value, else the epoch in which these bytes were asked for */
+static int commit(struct kvl_store *store, uint64_t slot, const uint32_t *read,
+                  struct kvl_view *view_out)
 {
     uint32_t index;
     struct kvl_entry *entry = slot_entry(store, slot, &index);
@@ -294,6 +301,13 @@ int kvl_store_commit(struct kvl_store *store, uint64_t slot, struct kvl_view *vi
     }
     key = (struct kvl_key){.text = entry->key, .length = entry->key_length};
     pthread_mutex_lock(&store->lock);
+    if (read != NULL && *read != *epoch_of(store, entry->hash)) {
+        store->stats.reserved--;
+        kvl_entry_free(store, index);
+        pthread_mutex_unlock(&store->lock);
+        return -ESTALE;
+    }
+    *epoch_of(store, entry->hash) += read == NULL;
     old = kvl_entry_find(store, &key, entry->hash);
     if (old != KVL_ENTRY_NONE) {
         kvl_entry_hide(store, old);
@@ -320,6 +334,27 @@ int kvl_store_commit(struct kvl_store *store, uint64_t slot, struct kvl_view *vi
     return 0;
 }
 
+int kvl_store_commit(struct kvl_store *store, uint64_t slot, struct kvl_view *view_out)
+{
+    return commit(store, slot, NULL, view_out);
+}
+
+uint32_t kvl_store_epoch(struct kvl_store *store, uint64_t hash)
+{
+    uint32_t epoch;
+
+    pthread_mutex_lock(&store->lock);
+    epoch = *epoch_of(store, hash);
+    pthread_mutex_unlock(&store->lock);
+    return epoch;
+}
+
+int kvl_store_commit_read(struct kvl_store *store, uint64_t slot, uint32_t epoch,
+                          struct kvl_view *view_out)
+{
+    return commit(store, slot, &epoch, view_out);
+}
+
 int kvl_store_abort(struct kvl_store *store, uint64_t slot)
 {
     uint32_t index;
@@ -340,6 +375,7 @@ int kvl_store_remove(struct kvl_store *store, const struct kvl_key *key)
     uint32_t at;
 
     pthread_mutex_lock(&store->lock);
+    ++*epoch_of(store, hash);
     at = kvl_entry_find(store, key, hash);
     if (at != KVL_ENTRY_NONE) {
         kvl_entry_hide(store, at);

@@ -98,6 +98,16 @@ int kvl_store_reserve(struct kvl_store *store, const struct kvl_chunk *chunk, ui
  * @return 0; -EBADMSG the checksum given to reserve does not match; -EINVAL.
  */
 int kvl_store_commit(struct kvl_store *store, uint64_t slot, struct kvl_view *view_out);
+
+/** Changes when the key, or another that shares its place, gets a new value or is removed. */
+uint32_t kvl_store_epoch(struct kvl_store *store, uint64_t hash);
+
+/**
+ * As kvl_store_commit, for bytes that were asked for at `epoch`.
+ * @return also -ESTALE: the key has got a newer value since, which these must not replace.
+ */
+int kvl_store_commit_read(struct kvl_store *store, uint64_t slot, uint32_t epoch,
+                          struct kvl_view *view_out);
 int kvl_store_abort(struct kvl_store *store, uint64_t slot);
 
 /** 0 or -ENOENT. Leases stay valid. */

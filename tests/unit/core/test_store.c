@@ -248,6 +248,41 @@ static void test_commit_checks_the_checksum_it_was_given(void **state)
     kvl_store_destroy(store);
 }
 
+static void test_bytes_read_earlier_do_not_replace_newer_ones(void **state)
+{
+    struct kvl_store *store = make(MIB, 0);
+    struct kvl_chunk chunk = chunk_of("k", 3);
+    const uint64_t hash = kvl_hash_key(&chunk.key);
+    uint32_t epoch = kvl_store_epoch(store, hash);
+    struct kvl_view view;
+    uint64_t slot;
+    void *at;
+
+    (void)state;
+    /* asked for below; a new value comes, and even goes, before the old bytes land */
+    assert_int_equal(kvl_store_reserve(store, &chunk, &slot, &at), 0);
+    memcpy(at, "old", 3);
+    put(store, "k", 'n', 3);
+    assert_int_equal(kvl_store_commit_read(store, slot, epoch, &view), -ESTALE);
+    assert_int_equal(kvl_store_get(store, &chunk.key, &view), 0);
+    assert_memory_equal(view.data, "nnn", 3);
+    kvl_store_release(store, view.lease);
+
+    epoch = kvl_store_epoch(store, hash);
+    assert_int_equal(kvl_store_reserve(store, &chunk, &slot, &at), 0);
+    memcpy(at, "old", 3);
+    assert_int_equal(kvl_store_remove(store, &chunk.key), 0);
+    assert_int_equal(kvl_store_commit_read(store, slot, epoch, &view), -ESTALE);
+    assert_false(has(store, "k"));
+
+    epoch = kvl_store_epoch(store, hash);
+    assert_int_equal(kvl_store_reserve(store, &chunk, &slot, &at), 0);
+    memcpy(at, "yes", 3);
+    assert_int_equal(kvl_store_commit_read(store, slot, epoch, NULL), 0);
+    assert_true(has(store, "k"));
+    assert_int_equal(kvl_store_destroy(store), 0);
+}
+
 static void test_abort_gives_the_room_back(void **state)
 {
     struct kvl_store *store = make(65536, 0);
@@ -474,6 +509,7 @@ int main(void)
         cmocka_unit_test(test_too_large_is_refused_and_the_largest_is_taken),
         cmocka_unit_test(test_a_flipped_bit_is_seen_and_the_chunk_dropped),
         cmocka_unit_test(test_commit_checks_the_checksum_it_was_given),
+        cmocka_unit_test(test_bytes_read_earlier_do_not_replace_newer_ones),
         cmocka_unit_test(test_abort_gives_the_room_back),
         cmocka_unit_test(test_destroy_tells_what_is_out),
         cmocka_unit_test(test_list_sees_all_and_stops_when_told),
