@@ -3,9 +3,9 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 
 #include "route.h"
+#include "thread.h"
 
 static struct kvl_backend *backend_of(const struct kvl_host *host)
 {
@@ -32,24 +32,16 @@ static int host_setting(const struct kvl_host *host, const char *name, struct kv
 static int host_thread_create(const struct kvl_host *host, const char *name, void *(*fn)(void *),
                               void *arg, uint64_t *thread_out)
 {
-    sigset_t all;
-    sigset_t before;
     pthread_t thread;
     int r;
 
     (void)host;
     _Static_assert(sizeof(pthread_t) == sizeof(uint64_t), "a thread fits its handle");
-    /* Signals belong to the engine's own threads. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    r = pthread_create(&thread, NULL, fn, arg);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (r != 0) {
-        return -r;
+    r = kvl_thread_create(name, fn, arg, &thread);
+    if (r == 0) {
+        *thread_out = (uint64_t)thread;
     }
-    (void)pthread_setname_np(thread, name); /* too long a name: the thread stays unnamed */
-    *thread_out = (uint64_t)thread;
-    return 0;
+    return r;
 }
 
 static int host_thread_join(const struct kvl_host *host, uint64_t thread)

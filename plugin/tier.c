@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -11,6 +10,7 @@
 #include "drive.h"
 #include "hash.h"
 #include "move.h"
+#include "thread.h"
 
 #define FETCHERS 2
 #define FETCH_BATCH 16u /* chunks asked for together: more would make the first wait for the last */
@@ -468,21 +468,16 @@ static void on_lost(void *ctx, const struct kvl_key *key)
 
 static int start_threads(struct kvl_tier *tier)
 {
-    sigset_t all;
-    sigset_t before;
     int r = 0;
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     if (tier->writes) {
-        r = -pthread_create(&tier->writer, NULL, write_main, tier);
+        r = kvl_thread_create("kvl-tier-write", write_main, tier, &tier->writer);
         tier->has_writer = r == 0;
     }
     for (int i = 0; r == 0 && i < FETCHERS; i++) {
-        r = -pthread_create(&tier->fetchers[i], NULL, fetch_main, tier);
+        r = kvl_thread_create("kvl-tier-fetch", fetch_main, tier, &tier->fetchers[i]);
         tier->fetcher_count += r == 0;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return r;
 }
 

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -13,6 +12,7 @@
 #include <unistd.h>
 
 #include "core.h"
+#include "thread.h"
 
 #define TEXT_MAX (256u << 10)
 #define SEND_TIMEOUT_MS 2000
@@ -177,8 +177,6 @@ int kvl_watch_start(struct kvl_instance *instance, const char *path, struct kvl_
                     struct kvl_err *err)
 {
     struct kvl_watch *watch = calloc(1, sizeof(*watch));
-    sigset_t all;
-    sigset_t before;
     int r;
 
     if (watch == NULL) {
@@ -189,10 +187,7 @@ int kvl_watch_start(struct kvl_instance *instance, const char *path, struct kvl_
     watch->wake = eventfd(0, EFD_CLOEXEC);
     r = watch->wake < 0 ? -errno : listen_at(watch, path);
     if (r == 0) {
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        r = -pthread_create(&watch->thread, NULL, watch_main, watch);
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        r = kvl_thread_create("kvl-watch", watch_main, watch, &watch->thread);
     }
     if (r < 0) {
         kvl_err_set(err, r, -r, "watch: cannot listen at stats_socket '%s': %s", path,
@@ -206,7 +201,6 @@ int kvl_watch_start(struct kvl_instance *instance, const char *path, struct kvl_
         free(watch);
         return r;
     }
-    (void)pthread_setname_np(watch->thread, "kvl-watch");
     *watch_out = watch;
     return 0;
 }
