@@ -9,7 +9,7 @@
 #include "quota.h"
 
 /* Hints for this many keys: 16 bytes each when used. */
-#define REGISTRY_ENTRIES (1u << 20)
+#define HINTS_ENTRIES (1u << 20)
 
 static const struct kvl_option kvlane_options[] = {
     {.name = "module_path",
@@ -225,9 +225,9 @@ static int make_store(struct kvl_instance *instance, const struct plan *plan,
                                         : "core: no memory for a store of %llu bytes",
                            (unsigned long long)store.max_bytes);
     }
-    r = kvl_registry_create(REGISTRY_ENTRIES, &instance->registry);
+    r = kvl_hints_create(HINTS_ENTRIES, &instance->hints);
     if (r == 0) {
-        r = kvl_flights_create(instance->store, instance->registry, &instance->log,
+        r = kvl_flights_create(instance->store, instance->hints, &instance->log,
                                &instance->flights);
     }
     return r < 0 ? kvl_err_set(err, r, 0, "core: no memory") : 0;
@@ -296,7 +296,7 @@ static void free_instance(struct kvl_instance *instance)
         kvl_backend_destroy(instance->route.backends[i]);
     }
     kvl_flights_destroy(instance->flights);
-    kvl_registry_destroy(instance->registry);
+    kvl_hints_destroy(instance->hints);
     kvl_store_destroy(instance->store);
     pthread_mutex_destroy(&instance->life);
     kvl_settings_fini(&instance->kvlane_settings);

@@ -10,7 +10,7 @@
 
 #include <pthread.h>
 
-#include "registry.h"
+#include "hints.h"
 #include "route.h"
 #include "stats.h"
 #include "store.h"
@@ -27,7 +27,7 @@ struct kvl_instance {
     uint64_t opened_ms;
     char *stats_socket; /* owned; "" = none */
     struct kvl_store *store;
-    struct kvl_registry *registry;
+    struct kvl_hints *hints;
     struct kvl_flights *flights;
     struct kvl_route route;
     struct kvl_counters counters;

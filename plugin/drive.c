@@ -46,14 +46,14 @@ static uint32_t choose(const struct kvl_instance *instance, const struct kvl_op 
     uint32_t untried = ~item->tried;
     uint32_t who;
 
-    if (kvl_registry_is_blocked(instance->registry, item->hash)) {
+    if (kvl_hints_is_blocked(instance->hints, item->hash)) {
         untried &= ~kvl_drive_below(instance);
     }
 
     if (op->kind == KVL_OP_LOOKUP) {
         return first_of(instance, untried, KVL_CAP_LOOKUP);
     }
-    who = first_of(instance, untried & kvl_registry_find(instance->registry, item->hash),
+    who = first_of(instance, untried & kvl_hints_find(instance->hints, item->hash),
                    KVL_CAP_READ);
     return who != NOBODY ? who : first_of(instance, untried, KVL_CAP_READ);
 }

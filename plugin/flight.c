@@ -33,7 +33,7 @@ struct kvl_flight {
     struct cargo cargo[];
 };
 
-int kvl_flights_create(struct kvl_store *store, struct kvl_registry *registry,
+int kvl_flights_create(struct kvl_store *store, struct kvl_hints *hints,
                        const struct kvl_log *log, struct kvl_flights **flights_out)
 {
     struct kvl_flights *flights = calloc(1, sizeof(*flights));
@@ -46,7 +46,7 @@ int kvl_flights_create(struct kvl_store *store, struct kvl_registry *registry,
     kvl_table_init(&flights->ops);
     kvl_table_init(&flights->flights);
     flights->store = store;
-    flights->registry = registry;
+    flights->hints = hints;
     flights->log = log;
     *flights_out = flights;
     return 0;
@@ -365,10 +365,10 @@ static void land_cargo(struct kvl_flights *flights, struct kvl_flight *flight,
             }
         }
         if (cargo->status == 0 && flight->kind != KVL_OP_REMOVE) {
-            kvl_registry_publish(flights->registry, cargo->hash, index);
+            kvl_hints_publish(flights->hints, cargo->hash, index);
         } else if (cargo->status == 0 || cargo->status == -ENOENT || cargo->status == -ESTALE ||
                    cargo->status == -EBADMSG) {
-            kvl_registry_withdraw(flights->registry, cargo->hash, index);
+            kvl_hints_withdraw(flights->hints, cargo->hash, index);
         } else {
             atomic_fetch_add_explicit(&flight->backend->failures, 1, memory_order_relaxed);
         }

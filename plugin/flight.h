@@ -7,7 +7,7 @@
  * from it and live on alone (quarantine), with the store memory they read into or write from, until
  * the backend reports the end. So a late transfer writes where nothing else is.
  *
- * One lock guards ops and flights. It is not held while a backend, the store or the registry is
+ * One lock guards ops and flights. It is not held while a backend, the store or the hints are
  * called.
  */
 #ifndef KVL_PLUGIN_FLIGHT_H
@@ -18,7 +18,7 @@
 #include <pthread.h>
 
 #include "op.h"
-#include "registry.h"
+#include "hints.h"
 #include "store.h"
 #include "table.h"
 
@@ -31,7 +31,7 @@ struct kvl_flights {
     uint64_t quarantined;
     pthread_cond_t idle; /* only quarantined flights are left */
     struct kvl_store *store; /* borrowed */
-    struct kvl_registry *registry; /* borrowed */
+    struct kvl_hints *hints; /* borrowed */
     const struct kvl_log *log; /* borrowed */
 };
 
@@ -41,7 +41,7 @@ struct kvl_flight_stats {
     uint64_t quarantined; /* flights cut off and not yet completed */
 };
 
-int kvl_flights_create(struct kvl_store *store, struct kvl_registry *registry,
+int kvl_flights_create(struct kvl_store *store, struct kvl_hints *hints,
                        const struct kvl_log *log, struct kvl_flights **flights_out);
 
 /** Takes NULL. All backends have stopped. @return flights that were never completed. */

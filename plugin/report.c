@@ -111,7 +111,7 @@ static void core_stats(struct kvl_instance *instance, struct prefixed *to)
     add_prefixed(to, "operations", flights.ops);
     add_prefixed(to, "flights", flights.flights);
     add_prefixed(to, "quarantined", flights.quarantined);
-    add_prefixed(to, "registry_keys", kvl_registry_count(instance->registry));
+    add_prefixed(to, "hint_keys", kvl_hints_count(instance->hints));
 }
 
 void kvl_core_stats(struct kvl_instance *instance, kvl_stat_fn fn, void *ctx)

@@ -17,7 +17,7 @@
 #include "module.h"
 #include "store.h"
 
-/** Most backends of one instance: the registry keeps one bit for each. */
+/** Most backends of one instance: the hints keep one bit for each. */
 #define KVL_ROUTE_MAX 32u
 
 /** What is sent to a backend. In the order of the option's words. */

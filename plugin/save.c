@@ -94,7 +94,7 @@ static int save_remote(struct saving *saving, uint32_t i)
     uint32_t want = saving->targets;
 
     if ((saving->batch->flags & KVL_BATCH_OVERWRITE) == 0) {
-        want &= ~kvl_registry_find(instance->registry, kvl_hash_key(&chunk->key));
+        want &= ~kvl_hints_find(instance->hints, kvl_hash_key(&chunk->key));
     }
     if (want == 0) {
         return 0;

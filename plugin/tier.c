@@ -183,7 +183,7 @@ static void run_removes(struct kvl_tier *tier, struct request **list, uint32_t c
     for (uint32_t i = 0; i < count; i++) {
         const struct kvl_key key = {.text = list[i]->key, .length = list[i]->length};
 
-        kvl_registry_unblock(tier->instance->registry, kvl_hash_key(&key));
+        kvl_hints_unblock(tier->instance->hints, kvl_hash_key(&key));
         free(list[i]);
     }
 }
@@ -265,7 +265,7 @@ void kvl_tier_removed(struct kvl_tier *tier, const struct kvl_key *key)
     request = new_request(key, 0, NULL, NULL);
     pthread_mutex_lock(&tier->lock);
     if (request != NULL && !tier->stopping) {
-        kvl_registry_block(tier->instance->registry, kvl_hash_key(key));
+        kvl_hints_block(tier->instance->hints, kvl_hash_key(key));
         request->number = ++tier->last_remove;
         queue_add(&tier->removed, request);
         request = NULL;
@@ -358,7 +358,7 @@ static void forget_removes(struct kvl_tier *tier, const struct kvl_key *key, uin
             tier->removed.last = at;
         }
         tier->removed.count--;
-        kvl_registry_unblock(tier->instance->registry, kvl_hash_key(key));
+        kvl_hints_unblock(tier->instance->hints, kvl_hash_key(key));
         free(request);
     }
     pthread_mutex_unlock(&tier->lock);

@@ -57,7 +57,7 @@ static const struct metrics_known known[] = {
     {METRICS_CORE, GAUGE, "operations", "Operations under way"},
     {METRICS_CORE, GAUGE, "flights", "Batches at backends"},
     {METRICS_CORE, GAUGE, "quarantined", "Batches past their deadline whose memory is held back"},
-    {METRICS_CORE, GAUGE, "registry_keys", "Chunks known to be at backends"},
+    {METRICS_CORE, GAUGE, "hint_keys", "Chunks known to be at backends"},
     {METRICS_COMMON, GAUGE, "in_flight", "Batches accepted by the backend and not completed"},
     {METRICS_COMMON, GAUGE, "overdue", "Of these, batches past their deadline"},
     {METRICS_COMMON, COUNTER, "late_completions", "Batches completed past their deadline"},

@@ -29,7 +29,7 @@ KVL_EXTERN_C_BEGIN
 
 #define KVL_BACKEND_MAGIC 0x424c564bu /* "KVLB" */
 #define KVL_BACKEND_ABI_MAJOR 1u
-#define KVL_BACKEND_ABI_MINOR 0u
+#define KVL_BACKEND_ABI_MINOR 1u
 
 /** Name of the one exported symbol, for dlsym. */
 #define KVL_BACKEND_ENTRY "kvlane_backend_v1"
@@ -38,6 +38,7 @@ KVL_EXTERN_C_BEGIN
 
 /* ---- needs: what it demands of the core; an unknown bit is refused at load ---- */
 #define KVL_NEED_STORE (1ull << 0) /* the store_ services of the host */
+#define KVL_NEED_REGISTRY (1ull << 1) /* since 1.1: registry_ops and registry of the host */
 
 /* ---- options ---- */
 #define KVL_OPTION_BOOL 1u /* yes no true false on off 1 0 */

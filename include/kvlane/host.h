@@ -13,6 +13,7 @@
 
 #include <kvlane/io.h>
 #include <kvlane/log.h>
+#include <kvlane/registry.h>
 #include <kvlane/watch.h>
 
 KVL_EXTERN_C_BEGIN
@@ -25,6 +26,15 @@ struct kvl_setting {
     uint32_t reserved;
 };
 KVL_STATIC_ASSERT(sizeof(struct kvl_setting) == 24, "struct kvl_setting is part of the ABI");
+
+/** A change of the local store, as workers announce it to a controller. */
+struct kvl_store_event {
+    struct kvl_chunk_id id; /* as host->chunk_id gives it */
+    uint64_t bytes; /* of the chunk; 0 for an evict */
+    uint32_t kind; /* KVL_KEY_ADMIT or KVL_KEY_EVICT */
+    uint32_t reserved;
+};
+KVL_STATIC_ASSERT(sizeof(struct kvl_store_event) == 32, "struct kvl_store_event: part of the ABI");
 
 /** store_fetch: only ask whether somebody has the chunk, bring nothing. */
 #define KVL_FETCH_LOOKUP (1u << 0)
@@ -154,6 +164,37 @@ struct kvl_host {
 
     /** Record of a location, as kvl_plugin.health: 1 = own store, then the backends. */
     int (*health)(const struct kvl_host *host, uint32_t location, struct kvl_health *health_out);
+
+    /* ---- since 1.1: who holds what ---- */
+
+    /**
+     * The registry of the instance, for a backend with KVL_NEED_REGISTRY; else NULL. It is there
+     * from create to destroy. Settings: section [registry] of the INI file.
+     */
+    const struct kvl_registry_ops *registry_ops;
+    struct kvl_registry *registry;
+
+    /**
+     * Number of a chunk on the controller's wire. For keys written by LMCache the hash in the key,
+     * for others the XXH3-64 of the text. @return 0; -EINVAL bad key. Never blocks.
+     */
+    int (*chunk_id)(const struct kvl_host *host, const struct kvl_key *key,
+                    struct kvl_chunk_id *id_out);
+
+    /**
+     * Waits for changes of the local store and takes them, oldest first. One reader per instance,
+     * which also starts the recording: what happened before its first call is not told, so list the
+     * store after it. Blocks; only from a thread of the backend.
+     * @param deadline_ms  absolute; one that has passed only takes what is there
+     * @return events written; 0 at the deadline, or when store_events_wake was called; -EOVERFLOW
+     *         the reader was too slow: some are lost, the rest is dropped, list the store anew;
+     *         -EBUSY another backend is the reader.
+     */
+    int (*store_events)(const struct kvl_host *host, struct kvl_store_event *events_out,
+                        uint32_t room, uint64_t deadline_ms);
+
+    /** Makes a store_events call that waits, or else the next one, return at once. */
+    void (*store_events_wake)(const struct kvl_host *host);
 };
 
 KVL_EXTERN_C_END
