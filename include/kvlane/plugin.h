@@ -28,6 +28,7 @@
 #ifndef KVL_PLUGIN_H
 #define KVL_PLUGIN_H
 
+#include <kvlane/channel.h>
 #include <kvlane/io.h>
 #include <kvlane/log.h>
 #include <kvlane/watch.h>
@@ -36,7 +37,7 @@ KVL_EXTERN_C_BEGIN
 
 #define KVL_PLUGIN_MAGIC 0x504c564bu /* "KVLP" */
 #define KVL_PLUGIN_ABI_MAJOR 1u
-#define KVL_PLUGIN_ABI_MINOR 0u
+#define KVL_PLUGIN_ABI_MINOR 1u
 
 /** Name of the one exported symbol, for dlsym. */
 #define KVL_PLUGIN_ENTRY "kvlane_plugin_v1"
@@ -206,8 +207,19 @@ struct kvl_plugin {
      */
     int (*reload)(struct kvl_instance *instance, const struct kvl_open_params *params,
                   uint32_t *restart_out, struct kvl_err *err);
+
+    /* ---- since 1.1: peer channels ---- */
+
+    /**
+     * The channel functions of the backend in an INI section, and the `self` for their open. Starts
+     * the instance. Every channel must be closed before close().
+     * @param section  as in the INI file; NULL = the first backend that has them
+     * @return 0; -ENOENT no such section; -ENOTSUP it has no channels; the failure of start.
+     */
+    int (*channels)(struct kvl_instance *instance, const char *section,
+                    const struct kvl_channel_ops **ops_out, void **self_out);
 };
-KVL_STATIC_ASSERT(sizeof(struct kvl_plugin) == 176, "append slots, bump the minor version");
+KVL_STATIC_ASSERT(sizeof(struct kvl_plugin) == 184, "append slots, bump the minor version");
 
 /** Type of the entry. Re-entrant, no side effect, the same answer each time. */
 typedef const struct kvl_plugin *(*kvl_plugin_entry_fn)(void);
