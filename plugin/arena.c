@@ -3,9 +3,12 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #define PAGE 4096u
 #define HUGE_PAGE (2u << 20)
@@ -186,7 +189,7 @@ int kvl_arena_init(struct kvl_arena *arena, void *base, uint64_t bytes)
 {
     uint32_t all;
 
-    *arena = (struct kvl_arena){.unused = KVL_ARENA_NONE};
+    *arena = (struct kvl_arena){.unused = KVL_ARENA_NONE, .fd = -1};
     if ((uintptr_t)base % PAGE != 0 || bytes < PAGE || bytes / KVL_ARENA_GRAIN > UINT32_MAX) {
         return -EINVAL;
     }
@@ -218,8 +221,63 @@ void kvl_arena_fini(struct kvl_arena *arena)
     if (arena->is_mapped) {
         munmap(arena->base, arena->range);
     }
+    if (arena->fd >= 0) {
+        close(arena->fd);
+    }
     free(arena->spans);
-    *arena = (struct kvl_arena){.unused = KVL_ARENA_NONE};
+    *arena = (struct kvl_arena){.unused = KVL_ARENA_NONE, .fd = -1};
+}
+
+/* A peer gets this second descriptor: it cannot be made writable by mistake, and the size is fixed
+ * for ever, so that no reader runs into a hole behind a shortened end. */
+static int seal(int fd)
+{
+    char path[32];
+
+    if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+        return -ENOTSUP;
+    }
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    return fd < 0 ? -ENOTSUP : fd;
+}
+
+int kvl_arena_share(struct kvl_arena *arena)
+{
+    int reader = -1;
+    int fd;
+
+    if (arena->fd >= 0) {
+        return 0;
+    }
+    if (!arena->is_mapped) {
+        return -ENOTSUP;
+    }
+    if (arena->used > 0 || arena->stale > 0) {
+        return -EBUSY;
+    }
+    fd = memfd_create("kvlane-store", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0) {
+        return -ENOTSUP;
+    }
+    if (ftruncate(fd, (off_t)arena->range) == 0) {
+        reader = seal(fd);
+    }
+    if (reader < 0 || mmap(arena->base, arena->range, PROT_READ | PROT_WRITE,
+                           MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, 0) == MAP_FAILED) {
+        close(fd);
+        if (reader >= 0) {
+            close(reader);
+        }
+        return reader >= 0 ? -ENOMEM : -ENOTSUP;
+    }
+    close(fd);
+    arena->fd = reader;
+    (void)madvise(arena->base, arena->range, MADV_DONTFORK);
+    if (arena->bytes >= 16 * (uint64_t)HUGE_PAGE) {
+        (void)madvise(arena->base, arena->range, MADV_HUGEPAGE);
+    }
+    return 0;
 }
 
 /* Cuts what is too much off the end of a span and gives it back. */
@@ -289,7 +347,10 @@ static int purge(struct kvl_arena *arena, uint32_t index)
     const uint64_t from = ((uint64_t)span.first * KVL_ARENA_GRAIN + PAGE - 1) / PAGE * PAGE;
     const uint64_t to = ((uint64_t)span.first + span.grains) * KVL_ARENA_GRAIN / PAGE * PAGE;
 
-    if (to <= from || madvise(arena->base + from, to - from, MADV_DONTNEED) < 0) {
+    /* Shared pages live in the memfd: only a hole in it gives them back. */
+    const int advice = arena->fd >= 0 ? MADV_REMOVE : MADV_DONTNEED;
+
+    if (to <= from || madvise(arena->base + from, to - from, advice) < 0) {
         return -EAGAIN;
     }
     if (arena->purges++ == 0) {
