@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define PAGE 4096u
@@ -159,6 +160,15 @@ static uint32_t find_exact(const struct kvl_arena *arena, enum kvl_arena_kind ki
     return KVL_ARENA_NONE;
 }
 
+/* Refusals cost speed or memory in a child, never correctness. */
+static void advise(struct kvl_arena *arena)
+{
+    (void)madvise(arena->base, arena->range, MADV_DONTFORK);
+    if (arena->bytes >= 16 * (uint64_t)HUGE_PAGE) {
+        (void)madvise(arena->base, arena->range, MADV_HUGEPAGE);
+    }
+}
+
 /* Addresses cost nothing. As many as possible up to four times the budget. */
 static int map_range(struct kvl_arena *arena, uint64_t bytes)
 {
@@ -177,11 +187,7 @@ static int map_range(struct kvl_arena *arena, uint64_t bytes)
     }
     arena->base = base;
     arena->is_mapped = 1;
-    /* Refusals cost speed or memory in a child, never correctness. */
-    (void)madvise(base, arena->range, MADV_DONTFORK);
-    if (bytes >= 16 * (uint64_t)HUGE_PAGE) {
-        (void)madvise(base, arena->range, MADV_HUGEPAGE);
-    }
+    advise(arena);
     return 0;
 }
 
@@ -232,9 +238,11 @@ void kvl_arena_fini(struct kvl_arena *arena)
  * for ever, so that no reader runs into a hole behind a shortened end. */
 static int seal(int fd)
 {
+    const int seals = F_SEAL_SHRINK | F_SEAL_GROW;
     char path[32];
+    int has = fcntl(fd, F_GET_SEALS);
 
-    if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+    if (has < 0 || ((has & seals) != seals && fcntl(fd, F_ADD_SEALS, seals) < 0)) {
         return -ENOTSUP;
     }
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
@@ -242,42 +250,51 @@ static int seal(int fd)
     return fd < 0 ? -ENOTSUP : fd;
 }
 
-int kvl_arena_share(struct kvl_arena *arena)
+static int share_engine_memory(struct kvl_arena *arena, int fd)
 {
-    int reader = -1;
-    int fd;
+    struct stat stat;
 
+    if (fd < 0 || fstat(fd, &stat) < 0 || (uint64_t)stat.st_size < arena->bytes) {
+        return -ENOTSUP;
+    }
+    fd = seal(fd);
+    arena->fd = fd < 0 ? -1 : fd;
+    return fd < 0 ? fd : 0;
+}
+
+static int share_own_memory(struct kvl_arena *arena)
+{
+    int fd = memfd_create("kvlane-store", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int reader = -ENOTSUP;
+
+    if (fd >= 0 && ftruncate(fd, (off_t)arena->range) == 0) {
+        reader = seal(fd);
+    }
+    if (reader >= 0 && mmap(arena->base, arena->range, PROT_READ | PROT_WRITE,
+                            MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, 0) == MAP_FAILED) {
+        close(reader);
+        reader = -ENOMEM;
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (reader < 0) {
+        return reader;
+    }
+    arena->fd = reader;
+    advise(arena);
+    return 0;
+}
+
+int kvl_arena_share(struct kvl_arena *arena, int fd)
+{
     if (arena->fd >= 0) {
         return 0;
     }
-    if (!arena->is_mapped) {
-        return -ENOTSUP;
-    }
-    if (arena->used > 0 || arena->stale > 0) {
+    if (arena->used > 0 || (arena->is_mapped && arena->stale > 0)) {
         return -EBUSY;
     }
-    fd = memfd_create("kvlane-store", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0) {
-        return -ENOTSUP;
-    }
-    if (ftruncate(fd, (off_t)arena->range) == 0) {
-        reader = seal(fd);
-    }
-    if (reader < 0 || mmap(arena->base, arena->range, PROT_READ | PROT_WRITE,
-                           MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, 0) == MAP_FAILED) {
-        close(fd);
-        if (reader >= 0) {
-            close(reader);
-        }
-        return reader >= 0 ? -ENOMEM : -ENOTSUP;
-    }
-    close(fd);
-    arena->fd = reader;
-    (void)madvise(arena->base, arena->range, MADV_DONTFORK);
-    if (arena->bytes >= 16 * (uint64_t)HUGE_PAGE) {
-        (void)madvise(arena->base, arena->range, MADV_HUGEPAGE);
-    }
-    return 0;
+    return arena->is_mapped ? share_own_memory(arena) : share_engine_memory(arena, fd);
 }
 
 /* Cuts what is too much off the end of a span and gives it back. */

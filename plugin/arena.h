@@ -71,10 +71,12 @@ void kvl_arena_fini(struct kvl_arena *arena);
 
 /**
  * Puts a sealed memfd behind the range, at the same addresses, so that other processes can map it.
- * Only while nothing was handed out. @return 0, also a second time; -ENOTSUP the memory is not ours
- * or the system has no memfd; -EBUSY; -ENOMEM. On failure all is as before.
+ * Only while nothing was handed out.
+ * @param fd  the memfd that memory of the engine's is the beginning of, borrowed; -1 = none
+ * @return 0, also a second time; -ENOTSUP memory of the engine's without a memfd that can be sealed,
+ *         or a system without memfd; -EBUSY; -ENOMEM. On failure all is as before.
  */
-int kvl_arena_share(struct kvl_arena *arena);
+int kvl_arena_share(struct kvl_arena *arena, int fd);
 
 /**
  * Finds room for `bytes` (at least 1). @return the address and a span to give back; NULL when that

@@ -280,7 +280,8 @@ static int make_backends(struct kvl_instance *instance, struct plan *plan,
     }
     report_errors(plan, &instance->log, err);
     if (first == 0 && create && plan->config.error_count == 0) {
-        kvl_peer_share_store(instance);
+        kvl_peer_share_store(instance,
+                             (params->flags & KVL_OPEN_ARENA_FD) != 0 ? params->arena_fd : -1);
     }
     if (first != 0) {
         if (err != NULL) {

@@ -5,7 +5,7 @@
 
 #include "drive.h"
 
-void kvl_peer_share_store(struct kvl_instance *instance)
+void kvl_peer_share_store(struct kvl_instance *instance, int fd)
 {
     for (uint32_t i = 0; i < instance->route.count; i++) {
         const struct kvl_backend *backend = instance->route.backends[i];
@@ -14,12 +14,12 @@ void kvl_peer_share_store(struct kvl_instance *instance)
         if ((backend->module.desc.needs & KVL_NEED_EXPORT) == 0) {
             continue;
         }
-        r = kvl_store_share(instance->store);
+        r = kvl_store_share(instance->store, fd);
         if (r < 0) {
             kvl_warn(&instance->log,
                      "core: the store's memory cannot be shared with other processes (%s); '%s' "
                      "sends it through sockets instead",
-                     r == -ENOTSUP ? "it belongs to the engine, or there is no memfd"
+                     r == -ENOTSUP ? "it is the engine's and has no memfd, or the system has none"
                                    : strerror(-r),
                      backend->name);
         }

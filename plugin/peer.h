@@ -9,8 +9,11 @@
 
 #include "core.h"
 
-/** Makes the store's memory mappable when a backend wants that. Before anything is stored. */
-void kvl_peer_share_store(struct kvl_instance *instance);
+/**
+ * Makes the store's memory mappable when a backend wants that. Before anything is stored.
+ * @param fd  of the engine's memory, -1 = none
+ */
+void kvl_peer_share_store(struct kvl_instance *instance, int fd);
 
 /** host->locate, given on to the first backend that can. @param ctx  the instance */
 int kvl_peer_locate(void *ctx, const struct kvl_chunk_id *ids, uint32_t count, uint64_t deadline_ms,

@@ -22,7 +22,8 @@ static int take_params(const struct kvl_open_params *from, struct kvl_open_param
         return kvl_err_set(err, -EINVAL, 0, "plugin: parameters are missing or of no known size");
     }
     memcpy(to, from, from->size < sizeof(*to) ? from->size : sizeof(*to));
-    if (to->flags != 0 || (to->override_count > 0 && to->overrides == NULL)) {
+    if ((to->flags & ~KVL_OPEN_ARENA_FD) != 0 ||
+        (to->override_count > 0 && to->overrides == NULL)) {
         return kvl_err_set(err, -EINVAL, 0, "plugin: flags 0x%x or overrides are not valid",
                            to->flags);
     }

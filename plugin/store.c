@@ -44,12 +44,12 @@ int kvl_store_create(const struct kvl_store_params *params, struct kvl_store **s
     return 0;
 }
 
-int kvl_store_share(struct kvl_store *store)
+int kvl_store_share(struct kvl_store *store, int fd)
 {
     int r;
 
     pthread_mutex_lock(&store->lock);
-    r = kvl_arena_share(&store->arena);
+    r = kvl_arena_share(&store->arena, fd);
     pthread_mutex_unlock(&store->lock);
     return r;
 }

@@ -56,9 +56,9 @@ int kvl_store_create(const struct kvl_store_params *params, struct kvl_store **s
 
 /**
  * Makes the memory mappable for other processes, for kvl_store_export. Only while nothing is stored.
- * @return as kvl_arena_share.
+ * @param fd  of the engine's memory, -1 = none. @return as kvl_arena_share.
  */
-int kvl_store_share(struct kvl_store *store);
+int kvl_store_share(struct kvl_store *store, int fd);
 
 /** What other processes can map. @return 0; -ENOTSUP the store is not shared. */
 int kvl_store_export(struct kvl_store *store, struct kvl_store_export *out);

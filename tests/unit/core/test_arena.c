@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "arena.h"
 
@@ -58,8 +59,8 @@ static void test_shared_memory_shows_what_is_written(void **state)
 
     (void)state;
     assert_int_equal(kvl_arena_init(&arena, NULL, MIB), 0);
-    assert_int_equal(kvl_arena_share(&arena), 0);
-    assert_int_equal(kvl_arena_share(&arena), 0);
+    assert_int_equal(kvl_arena_share(&arena, -1), 0);
+    assert_int_equal(kvl_arena_share(&arena, -1), 0);
     seen = mmap(NULL, arena.range, PROT_READ, MAP_SHARED, arena.fd, 0);
     assert_true(seen != MAP_FAILED);
     assert_true(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, arena.fd, 0) == MAP_FAILED);
@@ -81,15 +82,27 @@ static void test_memory_in_use_or_of_others_is_not_shared(void **state)
     void *base = aligned_alloc(4096, 4096);
     struct kvl_arena arena;
     uint32_t span;
+    int fd;
 
     (void)state;
     assert_int_equal(kvl_arena_init(&arena, base, 4096), 0);
-    assert_int_equal(kvl_arena_share(&arena), -ENOTSUP);
+    assert_int_equal(kvl_arena_share(&arena, -1), -ENOTSUP);
     kvl_arena_fini(&arena);
     free(base);
+
+    fd = memfd_create("engine", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    assert_int_equal(ftruncate(fd, MIB), 0);
+    base = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    assert_int_equal(kvl_arena_init(&arena, base, MIB), 0);
+    assert_int_equal(kvl_arena_share(&arena, fd), 0);
+    assert_int_equal(ftruncate(fd, 4096), -1);
+    kvl_arena_fini(&arena);
+    munmap(base, MIB);
+    close(fd);
+
     assert_int_equal(kvl_arena_init(&arena, NULL, MIB), 0);
     assert_non_null(kvl_arena_alloc(&arena, 64, &span));
-    assert_int_equal(kvl_arena_share(&arena), -EBUSY);
+    assert_int_equal(kvl_arena_share(&arena, -1), -EBUSY);
     kvl_arena_fini(&arena);
 }
 
