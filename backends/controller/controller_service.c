@@ -297,7 +297,10 @@ static void *service_main(void *arg)
     for (;;) {
         uint64_t now = host->now_ms(host);
         uint64_t next = controller_pins_expire(service->pins, now);
-        int n = zmq_poll(items, 2, next == UINT64_MAX ? -1 : (long)(next - now));
+        int n;
+
+        atomic_store(&service->pinned, controller_pins_count(service->pins));
+        n = zmq_poll(items, 2, next == UINT64_MAX ? -1 : (long)(next - now));
 
         if ((n > 0 && items[1].revents != 0) || (n < 0 && zmq_errno() != EINTR)) {
             break;
@@ -305,7 +308,6 @@ static void *service_main(void *arg)
         if (n > 0) {
             service_one(service);
         }
-        atomic_store(&service->pinned, controller_pins_count(service->pins));
     }
     return NULL;
 }
