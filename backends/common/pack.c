@@ -183,14 +183,14 @@ static int pack_read_as(struct kvl_pack *in, enum kvl_pack_type type, struct kvl
 
 int kvl_pack_read_nil(struct kvl_pack *in)
 {
-    struct kvl_pack_item item;
+    struct kvl_pack_item item = {0};
 
     return pack_read_as(in, KVL_PACK_NIL, &item);
 }
 
 int kvl_pack_read_bool(struct kvl_pack *in, int *value_out)
 {
-    struct kvl_pack_item item;
+    struct kvl_pack_item item = {0};
     int r = pack_read_as(in, KVL_PACK_BOOL, &item);
 
     if (r == 0) {
@@ -201,7 +201,7 @@ int kvl_pack_read_bool(struct kvl_pack *in, int *value_out)
 
 int kvl_pack_read_int(struct kvl_pack *in, uint64_t *bits_out, int *negative_out)
 {
-    struct kvl_pack_item item;
+    struct kvl_pack_item item = {0};
     int r = pack_read_as(in, KVL_PACK_INT, &item);
 
     if (r == 0) {
@@ -214,7 +214,7 @@ int kvl_pack_read_int(struct kvl_pack *in, uint64_t *bits_out, int *negative_out
 int kvl_pack_read_i64(struct kvl_pack *in, int64_t *value_out)
 {
     struct kvl_pack ahead = *in;
-    struct kvl_pack_item item;
+    struct kvl_pack_item item = {0};
     int r = pack_read_as(&ahead, KVL_PACK_INT, &item);
 
     if (r < 0) {
@@ -231,7 +231,7 @@ int kvl_pack_read_i64(struct kvl_pack *in, int64_t *value_out)
 int kvl_pack_read_u64(struct kvl_pack *in, uint64_t *value_out)
 {
     struct kvl_pack ahead = *in;
-    struct kvl_pack_item item;
+    struct kvl_pack_item item = {0};
     int r = pack_read_as(&ahead, KVL_PACK_INT, &item);
 
     if (r < 0) {
@@ -247,7 +247,7 @@ int kvl_pack_read_u64(struct kvl_pack *in, uint64_t *value_out)
 
 int kvl_pack_read_float(struct kvl_pack *in, double *value_out)
 {
-    struct kvl_pack_item item;
+    struct kvl_pack_item item = {0};
     int r;
 
     if (kvl_pack_peek(in) != KVL_PACK_INT) {
@@ -266,7 +266,7 @@ int kvl_pack_read_float(struct kvl_pack *in, double *value_out)
 
 int kvl_pack_read_text(struct kvl_pack *in, const char **text_out, uint32_t *length_out)
 {
-    struct kvl_pack_item item;
+    struct kvl_pack_item item = {0};
     int r = pack_read_as(in, KVL_PACK_TEXT, &item);
 
     if (r == 0) {
@@ -278,7 +278,7 @@ int kvl_pack_read_text(struct kvl_pack *in, const char **text_out, uint32_t *len
 
 int kvl_pack_read_bytes(struct kvl_pack *in, const uint8_t **bytes_out, uint32_t *length_out)
 {
-    struct kvl_pack_item item;
+    struct kvl_pack_item item = {0};
     int r = pack_read_as(in, KVL_PACK_BYTES, &item);
 
     if (r == 0) {
@@ -291,7 +291,7 @@ int kvl_pack_read_bytes(struct kvl_pack *in, const uint8_t **bytes_out, uint32_t
 int kvl_pack_read_ext(struct kvl_pack *in, int8_t *type_out, const uint8_t **bytes_out,
                       uint32_t *length_out)
 {
-    struct kvl_pack_item item;
+    struct kvl_pack_item item = {0};
     int r = pack_read_as(in, KVL_PACK_EXT, &item);
 
     if (r == 0) {
@@ -304,7 +304,7 @@ int kvl_pack_read_ext(struct kvl_pack *in, int8_t *type_out, const uint8_t **byt
 
 static int pack_read_count(struct kvl_pack *in, enum kvl_pack_type type, uint32_t *count_out)
 {
-    struct kvl_pack_item item;
+    struct kvl_pack_item item = {0};
     int r = pack_read_as(in, type, &item);
 
     if (r == 0) {
@@ -328,7 +328,7 @@ int kvl_pack_skip(struct kvl_pack *in, uint32_t depth)
     uint64_t pending[KVL_PACK_DEPTH_MAX]; /* values left on each level */
     const uint32_t limit = depth < KVL_PACK_DEPTH_MAX ? depth : KVL_PACK_DEPTH_MAX;
     uint32_t level = 0;
-    struct kvl_pack_item item;
+    struct kvl_pack_item item = {0};
     int r;
 
     for (;;) {

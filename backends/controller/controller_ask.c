@@ -25,7 +25,7 @@ int controller_asks_init(struct controller_asks *asks)
 {
     pthread_condattr_t attr;
 
-    memset(asks, 0, sizeof(*calls));
+    memset(asks, 0, sizeof(*asks));
     if (pthread_mutex_init(&asks->lock, NULL) != 0) {
         return -ENOMEM;
     }
