@@ -40,6 +40,7 @@ struct kvl_watcher {
     int (*fetch)(void *ctx, const struct kvl_key *key, uint32_t flags, kvl_fetch_fn fn,
                  void *fn_ctx);
     void (*removed)(void *ctx, const struct kvl_key *key); /* a peer took it out of the store */
+    struct kvl_registry *(*registry)(void *ctx); /* made at the first call; NULL = no memory */
 };
 
 struct kvl_backend {
