@@ -240,7 +240,7 @@ static void asks_fail(struct controller_ask *each, uint32_t count, int status)
 
 /* Waits for one round. @return how many are still open. */
 static uint32_t asks_poll(struct controller_ask *each, uint32_t count, zmq_pollitem_t *items,
-                           uint64_t deadline_ms)
+                          uint64_t deadline_ms)
 {
     uint32_t open = 0;
     int timeout = asks_timeout(deadline_ms);
@@ -274,7 +274,7 @@ static uint32_t asks_poll(struct controller_ask *each, uint32_t count, zmq_polli
 }
 
 static int asks_exchange(void *zmq, struct controller_ask *each, uint32_t count,
-                          int64_t frame_bytes, uint64_t deadline_ms)
+                         int64_t frame_bytes, uint64_t deadline_ms)
 {
     zmq_pollitem_t *items = calloc(count, sizeof(*items));
     int canceled = 0;
@@ -296,8 +296,8 @@ static int asks_exchange(void *zmq, struct controller_ask *each, uint32_t count,
 }
 
 int controller_asks_run(struct controller_asks *asks, void *zmq, struct kvl_text instance,
-                         struct controller_ask *each, uint32_t count, int64_t frame_bytes,
-                         uint64_t deadline_ms)
+                        struct controller_ask *each, uint32_t count, int64_t frame_bytes,
+                        uint64_t deadline_ms)
 {
     struct controller_turn turn = {.instance = instance, .each = each, .count = count};
     int r;

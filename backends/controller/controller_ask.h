@@ -51,8 +51,8 @@ void controller_asks_fini(struct controller_asks *asks);
  *         not come: no order was sent.
  */
 int controller_asks_run(struct controller_asks *asks, void *zmq, struct kvl_text instance,
-                         struct controller_ask *each, uint32_t count, int64_t frame_bytes,
-                         uint64_t deadline_ms);
+                        struct controller_ask *each, uint32_t count, int64_t frame_bytes,
+                        uint64_t deadline_ms);
 
 /** Wakes those who wait for their turn. The context must be shut down to wake the others. */
 void controller_asks_stop(struct controller_asks *asks);

@@ -220,7 +220,7 @@ static int order_send(struct order *order)
     }
     controller_count_add(&server->counts, CONTROLLER_COUNT_CONTROL_CALLS, count);
     r = controller_asks_run(&server->asks, server->zmq, order->instance, order->calls, count,
-                             server->options->limits.frame_bytes, deadline);
+                            server->options->limits.frame_bytes, deadline);
     if (r == -ETIMEDOUT) { /* others had the workers all the time: nobody was asked */
         for (uint32_t i = 0; i < count; i++) {
             order->calls[i].status = r;

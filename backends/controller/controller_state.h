@@ -8,8 +8,8 @@
 
 #include <pthread.h>
 
-#include "controller_bind.h"
 #include "controller_ask.h"
+#include "controller_bind.h"
 #include "controller_handle.h"
 #include "controller_server.h"
 
