@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 
+#include "chunk_id.h"
 #include "route.h"
 #include "thread.h"
 
@@ -165,6 +166,13 @@ static int host_health(const struct kvl_host *host, uint32_t location,
     return watcher->health(watcher->ctx, location, health_out);
 }
 
+static int host_chunk_id(const struct kvl_host *host, const struct kvl_key *key,
+                         struct kvl_chunk_id *id_out)
+{
+    (void)host;
+    return kvl_chunk_id_of(key, id_out);
+}
+
 void kvl_host_init(struct kvl_backend *backend)
 {
     backend->host = (struct kvl_host){
@@ -193,5 +201,6 @@ void kvl_host_init(struct kvl_backend *backend)
         .health = host_health,
         .store_export = host_store_export,
         .locate = host_locate,
+        .chunk_id = host_chunk_id,
     };
 }
