@@ -504,7 +504,7 @@ void kvl_pack_put_raw(struct kvl_pack_out *out, const void *bytes, size_t length
     }
 }
 
-void kvl_pack_put_text(struct kvl_pack_out *out, const void *text, uint32_t length)
+void kvl_pack_put_text_head(struct kvl_pack_out *out, uint32_t length)
 {
     const uint32_t width = pack_width(length);
 
@@ -513,14 +513,24 @@ void kvl_pack_put_text(struct kvl_pack_out *out, const void *text, uint32_t leng
     } else {
         pack_put(out, (uint8_t)(0xd9 + width), length, 1u << width);
     }
+}
+
+void kvl_pack_put_text(struct kvl_pack_out *out, const void *text, uint32_t length)
+{
+    kvl_pack_put_text_head(out, length);
     kvl_pack_put_raw(out, text, length);
 }
 
-void kvl_pack_put_bytes(struct kvl_pack_out *out, const void *bytes, uint32_t length)
+void kvl_pack_put_bytes_head(struct kvl_pack_out *out, uint32_t length)
 {
     const uint32_t width = pack_width(length);
 
     pack_put(out, (uint8_t)(0xc4 + width), length, 1u << width);
+}
+
+void kvl_pack_put_bytes(struct kvl_pack_out *out, const void *bytes, uint32_t length)
+{
+    kvl_pack_put_bytes_head(out, length);
     kvl_pack_put_raw(out, bytes, length);
 }
 

@@ -147,7 +147,7 @@ static int64_t hash_link(const struct controller_hashing *hashing, int64_t previ
     acc = hash_lane(acc, controller_hash_int(&number));
     acc = hash_lane(acc, controller_hash_ints(tokens, count));
     acc = hash_lane(acc, hashing->extra == CONTROLLER_EXTRA_EMPTY ? EMPTY_TUPLE_HASH
-                                                                 : NONE_HASH_SINCE_312);
+                                                                  : NONE_HASH_SINCE_312);
     return hash_tuple_end(acc, 3);
 }
 

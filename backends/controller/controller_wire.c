@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "controller_json.h"
 #include "controller_read.h"
 #include "controller_schema.h"
 #include "controller_unique.h"
@@ -373,6 +374,9 @@ static int wire_list(struct controller_reader *in, enum controller_kind kind,
     }
     if (r == 0 && how->unique != NULL) {
         r = how->unique(in->arena, items, &count);
+        if (r < 0) {
+            return controller_read_fail(in, r, NULL, "Out of memory");
+        }
     }
     if (r == 0) {
         *list_out = (struct wire_list){.at = items, .count = count};
@@ -510,19 +514,28 @@ int controller_decode(const void *frame, size_t length, const struct controller_
 {
     struct controller_reader in = {.limits = limits, .arena = arena};
     struct controller_msg msg = {0};
+    const void *pack = frame;
+    size_t pack_length = length;
     char nowhere[1];
     int r;
 
     in.items_left = limits->list_items;
     in.error = error_room > 0 ? error_out : nowhere;
     in.error_room = error_room > 0 ? error_room : sizeof(nowhere);
+    in.error[0] = 0;
     controller_arena_reset(arena);
     if (length > limits->frame_bytes) {
         return controller_read_fail(&in, -EMSGSIZE, NULL,
                                     "Message of %zu bytes is over the limit of %u", length,
                                     limits->frame_bytes);
     }
-    kvl_pack_init(&in.pack, frame, length);
+    if (length > 0 && *(const uint8_t *)frame == '{') {
+        r = controller_json_to_pack(&in, frame, length, &pack, &pack_length);
+        if (r < 0) {
+            return r;
+        }
+    }
+    kvl_pack_init(&in.pack, pack, pack_length);
     r = wire_message(&in, &msg);
     if (r == 0) {
         *msg_out = msg;
