@@ -336,4 +336,6 @@ const struct kvl_registry_ops kvl_registry_table = {
     .instance_by_ip = kvl_registry_instance_by_ip,
     .stats = kvl_registry_stats,
     .tidy = kvl_registry_tidy,
+    .save = kvl_registry_save,
+    .load = kvl_registry_load,
 };
