@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "controller_bind.h"
+
 #define DAY_MS (24ll * 3600 * 1000)
 #define PORT_MAX 65535
 #define SEED_MAX 4294967295ll
@@ -183,6 +185,9 @@ static int options_read_controller(const struct kvl_host *host, struct controlle
                               "controller: health_check_interval is 0 or at least 1s, not %" PRIu64
                               " ms",
                               options->health_check_interval_ms);
+    }
+    if (controller_bind_check(options->host, options->allow_remote, err) < 0) {
+        return -EINVAL;
     }
     return options_none_hash(host, options, err);
 }

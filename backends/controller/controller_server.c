@@ -91,6 +91,11 @@ static int server_create(const struct kvl_host *host, const struct controller_op
     }
     server->host = host;
     server->options = options;
+    if (options->snapshot[0] != '\0' &&
+        !(KVL_HAS_OP(host->registry_ops, save) && KVL_HAS_OP(host->registry_ops, load))) {
+        free(server);
+        return controller_err(err, -ENODEV, "controller: this libkvlane.so writes no snapshots");
+    }
     r = server_init(server);
     if (r < 0) {
         return controller_err(err, r, "controller: no memory");
