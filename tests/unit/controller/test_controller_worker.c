@@ -77,11 +77,11 @@ static void test_registers_with_its_address(void **state)
     rig_set(rig, "peer_init_url", "tcp://10.1.2.3:500");
     start_with(0);
     wait_announced(0);
-    RIG_WAIT(rig_health(rig, &health) == KVL_HEALTH_OK);
+    RIG_WAIT(rig_health(rig, &health) == KVL_HEALTH_OK &&
+             strstr(health.text, "store announced") != NULL);
     assert_string_equal(look().ip, "127.0.0.1");
     assert_string_equal(look().peer_url, "10.1.2.3:500");
     assert_int_equal(look().port, strtol(strrchr(health.address, ':') + 1, NULL, 10));
-    assert_non_null(strstr(health.text, "store announced"));
 }
 
 static void test_a_peer_url_unset_is_nil(void **state)
