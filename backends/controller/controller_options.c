@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "controller_bind.h"
+
 #define DAY_MS (24ll * 3600 * 1000)
 #define PORT_MAX 65535
 #define SEED_MAX 4294967295ll
@@ -90,6 +92,33 @@ static struct kvl_setting options_get(const struct kvl_host *host, const char *n
 
 /* ---- role controller ---- */
 
+static int options_none_hash(const struct kvl_host *host, struct controller_options *options,
+                             struct kvl_err *err)
+{
+    const char *text = options_get(host, "none_hash").text;
+    struct kvl_setting seed = options_get(host, "hash_seed");
+    enum controller_sip sip =
+        options_get(host, "hash_sip").number == 0 ? CONTROLLER_SIP13 : CONTROLLER_SIP24;
+    char *end;
+
+    if (text[0] == '\0') {
+        options->hashing.none_hash =
+            seed.text[0] != '\0' ? controller_hash_none(sip, (uint32_t)seed.number) : 0;
+        return 0;
+    }
+    if (seed.text[0] != '\0') {
+        return controller_err(err, -EINVAL,
+                              "controller: hash_seed and none_hash say the same thing, give one");
+    }
+    errno = 0;
+    options->hashing.none_hash = strtoll(text, &end, 10);
+    if (errno != 0 || end == text || *end != '\0') {
+        return controller_err(err, -EINVAL,
+                              "controller: none_hash '%s' is no signed 64-bit integer", text);
+    }
+    return 0;
+}
+
 static int options_read_controller(const struct kvl_host *host, struct controller_options *options,
                                    struct kvl_err *err)
 {
@@ -122,7 +151,10 @@ static int options_read_controller(const struct kvl_host *host, struct controlle
                               " ms",
                               options->health_check_interval_ms);
     }
-    return 0;
+    if (controller_bind_check(options->host, options->allow_remote, err) < 0) {
+        return -EINVAL;
+    }
+    return options_none_hash(host, options, err);
 }
 
 int controller_options_read(const struct kvl_host *host, struct controller_options *options_out,
