@@ -68,7 +68,7 @@ static struct kvl_chunk_id chunk_at(uint64_t chain, uint64_t at)
 {
     const uint64_t bits = mix(mix(chain) + at);
 
-    return (struct kvl_chunk_id){.bits = bits, .negative = bits >> 63};
+    return (struct kvl_chunk_id){.bits = bits, .negative = (uint32_t)(bits >> 63)};
 }
 
 /* The chain that a worker holds at place `n`. */
