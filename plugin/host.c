@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 
+#include "chunk_id.h"
 #include "route.h"
 #include "thread.h"
 
@@ -130,6 +131,22 @@ static uint64_t host_store_max_bytes(const struct kvl_host *host)
     return kvl_store_max_bytes(backend_of(host)->store);
 }
 
+static int host_store_export(const struct kvl_host *host, struct kvl_store_export *out)
+{
+    if (out->size < sizeof(*out)) {
+        return -EINVAL;
+    }
+    return kvl_store_export(backend_of(host)->store, out);
+}
+
+static int host_locate(const struct kvl_host *host, const struct kvl_chunk_id *ids, uint32_t count,
+                       uint64_t deadline_ms, kvl_locate_fn fn, void *ctx)
+{
+    const struct kvl_watcher *watcher = backend_of(host)->watcher;
+
+    return watcher->locate(watcher->ctx, ids, count, deadline_ms, fn, ctx);
+}
+
 static int host_stats(const struct kvl_host *host, kvl_stat_fn fn, void *ctx)
 {
     const struct kvl_watcher *watcher = backend_of(host)->watcher;
@@ -147,6 +164,24 @@ static int host_health(const struct kvl_host *host, uint32_t location,
         return -EINVAL;
     }
     return watcher->health(watcher->ctx, location, health_out);
+}
+
+static int host_chunk_id(const struct kvl_host *host, const struct kvl_key *key,
+                         struct kvl_chunk_id *id_out)
+{
+    (void)host;
+    return kvl_chunk_id_of(key, id_out);
+}
+
+static int host_store_events(const struct kvl_host *host, struct kvl_store_event *events_out,
+                             uint32_t room, uint64_t deadline_ms)
+{
+    return kvl_store_read_events(backend_of(host)->store, host->ctx, events_out, room, deadline_ms);
+}
+
+static void host_store_events_wake(const struct kvl_host *host)
+{
+    kvl_store_wake_reader(backend_of(host)->store, host->ctx);
 }
 
 void kvl_host_init(struct kvl_backend *backend)
@@ -175,5 +210,10 @@ void kvl_host_init(struct kvl_backend *backend)
         .store_fetch = host_store_fetch,
         .stats = host_stats,
         .health = host_health,
+        .store_export = host_store_export,
+        .locate = host_locate,
+        .chunk_id = host_chunk_id,
+        .store_events = host_store_events,
+        .store_events_wake = host_store_events_wake,
     };
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "host.h"
+#include "registry.h"
 
 /* The keys that every backend section has, whatever the backend. */
 static const struct kvl_option core_options[] = {
@@ -18,6 +19,12 @@ static const struct kvl_option core_options[] = {
      .value = "no",
      .choices = "no|yes|evicted",
      .help = "yes: send saved chunks there; evicted: send what leaves the own store"},
+    {.name = "keep",
+     .type = KVL_OPTION_ENUM,
+     .value = "auto",
+     .choices = "auto|no|yes",
+     .help =
+         "keep chunks read from there in the own store; auto: where they pass through it anyway"},
 };
 
 static void name_word(const char *section, char *word, size_t size)
@@ -72,6 +79,12 @@ static int read_section(struct kvl_config *config, const struct kvl_config_secti
     return kvl_config_apply(config, section, both, 2);
 }
 
+static void take_core_settings(struct kvl_backend *backend, const struct kvl_settings *core)
+{
+    atomic_store(&backend->put_to, (int)kvl_settings_get(core, "put_to")->number);
+    atomic_store(&backend->keep, (int)kvl_settings_get(core, "keep")->number);
+}
+
 static int read_settings(const struct kvl_route_context *context,
                          const struct kvl_config_section *section, struct kvl_backend *backend)
 {
@@ -79,7 +92,7 @@ static int read_settings(const struct kvl_route_context *context,
     int r = read_section(context->config, section, backend, both);
 
     if (r == 0) {
-        atomic_store(&backend->put_to, (int)kvl_settings_get(&both[0], "put_to")->number);
+        take_core_settings(backend, &both[0]);
     }
     kvl_settings_fini(&both[0]);
     backend->settings = both[1];
@@ -149,7 +162,7 @@ static int apply_settings(struct kvl_backend *backend, struct kvl_settings both[
     backend->old_settings[backend->old_count++] = backend->settings;
     backend->settings = both[1];
     both[1].values = NULL;
-    atomic_store(&backend->put_to, (int)kvl_settings_get(&both[0], "put_to")->number);
+    take_core_settings(backend, &both[0]);
     return 0;
 }
 
@@ -173,6 +186,19 @@ int kvl_backend_reload(struct kvl_backend *backend, struct kvl_config *config,
     return backend->module.ops.reload(backend->self, err);
 }
 
+static int give_registry(struct kvl_backend *backend, struct kvl_err *err)
+{
+    if ((backend->module.desc.needs & KVL_NEED_REGISTRY) == 0) {
+        return 0;
+    }
+    backend->host.registry = backend->watcher->registry(backend->watcher->ctx);
+    if (backend->host.registry == NULL) {
+        return kvl_err_set(err, -ENOMEM, 0, "%s: no memory for the registry", backend->name);
+    }
+    backend->host.registry_ops = &kvl_registry_table;
+    return 0;
+}
+
 /* The backend's own check, or its create. Not called when the file has errors already. */
 static int make_instance(const struct kvl_route_context *context, struct kvl_backend *backend,
                          const struct kvl_config_section *section, int create, struct kvl_err *err)
@@ -189,6 +215,10 @@ static int make_instance(const struct kvl_route_context *context, struct kvl_bac
     }
     if (!create || context->config->error_count > 0) {
         return 0;
+    }
+    r = give_registry(backend, err);
+    if (r < 0) {
+        return r;
     }
     err->text[0] = '\0';
     r = ops->create(&backend->host, &backend->self, err);

@@ -11,6 +11,7 @@
 #ifndef KVL_PLUGIN_STORE_H
 #define KVL_PLUGIN_STORE_H
 
+#include <kvlane/host.h>
 #include <kvlane/io.h>
 #include <kvlane/watch.h>
 
@@ -52,6 +53,15 @@ struct kvl_store_stats {
 
 /** @return 0; -EINVAL sizes; -ENOMEM. */
 int kvl_store_create(const struct kvl_store_params *params, struct kvl_store **store_out);
+
+/**
+ * Makes the memory mappable for other processes, for kvl_store_export. Only while nothing is stored.
+ * @param fd  of the engine's memory, -1 = none. @return as kvl_arena_share.
+ */
+int kvl_store_share(struct kvl_store *store, int fd);
+
+/** What other processes can map. @return 0; -ENOTSUP the store is not shared. */
+int kvl_store_export(struct kvl_store *store, struct kvl_store_export *out);
 
 /** Frees all. With leases or slots out the arena stays mapped. Takes NULL. @return how many out. */
 uint64_t kvl_store_destroy(struct kvl_store *store);
@@ -121,6 +131,17 @@ void kvl_store_trim(struct kvl_store *store);
 
 /** Calls `fn` with copies of all keys, no lock held. @return 0; -ENOMEM; what `fn` returned. */
 int kvl_store_list(struct kvl_store *store, kvl_key_fn fn, void *ctx);
+
+/**
+ * As store_events of <kvlane/host.h>: waits for chunks that came (not those that replace one of the
+ * same key) or went, and takes them in the order in which that happened to each key. `reader` tells
+ * readers apart. @return as there; -ENOMEM.
+ */
+int kvl_store_read_events(struct kvl_store *store, const void *reader,
+                          struct kvl_store_event *events_out, uint32_t room, uint64_t deadline_ms);
+
+/** As store_events_wake. */
+void kvl_store_wake_reader(struct kvl_store *store, const void *reader);
 
 /** Sets or, with NULL, clears the listener. With one, chunks are written below before they go. */
 void kvl_store_listen(struct kvl_store *store, const struct kvl_store_events *events);

@@ -23,6 +23,7 @@
 #ifndef KVL_BACKEND_H
 #define KVL_BACKEND_H
 
+#include <kvlane/channel.h>
 #include <kvlane/host.h>
 
 KVL_EXTERN_C_BEGIN
@@ -39,6 +40,7 @@ KVL_EXTERN_C_BEGIN
 /* ---- needs: what it demands of the core; an unknown bit is refused at load ---- */
 #define KVL_NEED_STORE (1ull << 0) /* the store_ services of the host */
 #define KVL_NEED_REGISTRY (1ull << 1) /* since 1.1: registry_ops and registry of the host */
+#define KVL_NEED_EXPORT (1ull << 2) /* since 1.1: store_export of the host, where it can be had */
 
 /* ---- options ---- */
 #define KVL_OPTION_BOOL 1u /* yes no true false on off 1 0 */
@@ -129,7 +131,11 @@ struct kvl_backend_ops {
     /** Which chunks are there? Item 0 or -ENOENT. Moves no bytes. */
     int (*lookup)(void *self, const struct kvl_batch *batch);
 
-    /** Brings chunks: into `sg`, or where host->read_target says. */
+    /**
+     * Brings chunks: where host->read_target says; or into `sg`, which only backends with
+     * KVL_CAP_DIRECT are given. Those check size, attributes and checksum themselves against what
+     * the chunk record expects.
+     */
     int (*read)(void *self, const struct kvl_batch *batch);
 
     /** Sends chunks from `sg`. Item 0 only when the other side has them. */
@@ -165,8 +171,20 @@ struct kvl_backend_ops {
      * @return 0; a code and err->text when it goes on with what it had.
      */
     int (*reload)(void *self, struct kvl_err *err);
+
+    /* ---- since 1.1 ---- */
+
+    /**
+     * Asks the fleet who holds these chunks: see host->locate, whose rules for `fn` hold. Goes with
+     * KVL_CAP_LOCATE. @return 0 accepted; -EAGAIN, -ENOTCONN, -ECANCELED, -ENOMEM.
+     */
+    int (*locate)(void *self, const struct kvl_chunk_id *ids, uint32_t count, uint64_t deadline_ms,
+                  kvl_locate_fn fn, void *ctx);
+
+    /** Peer channels. Goes with KVL_CAP_CHANNEL. From start to stop; the `self` is the instance. */
+    const struct kvl_channel_ops *channels;
 };
-KVL_STATIC_ASSERT(sizeof(struct kvl_backend_ops) == 152, "append slots, bump the minor version");
+KVL_STATIC_ASSERT(sizeof(struct kvl_backend_ops) == 168, "append slots, bump the minor version");
 
 struct kvl_backend_desc {
     /* The first five fields are frozen for ever. */

@@ -36,6 +36,26 @@ struct kvl_store_event {
 };
 KVL_STATIC_ASSERT(sizeof(struct kvl_store_event) == 32, "struct kvl_store_event: part of the ABI");
 
+/**
+ * The memory of the local store as other processes of this host can map it. What they may read at
+ * which time is for the backend to say: a view's bytes rest while its lease is out.
+ */
+struct kvl_store_export {
+    uint32_t size; /* set by the caller */
+    int32_t fd; /* sealed memfd, opened read-only; borrowed */
+    const void *base; /* of the mapping in this process; views point into it */
+    uint64_t bytes;
+};
+KVL_STATIC_ASSERT(sizeof(struct kvl_store_export) == 24,
+                  "struct kvl_store_export: part of the ABI");
+
+/**
+ * Answer of locate: holders of the first of the ids, best first, borrowed for the call. Status 0
+ * also when nobody has it; else why nobody could be asked.
+ */
+typedef void (*kvl_locate_fn)(void *ctx, int32_t status, const struct kvl_run *runs,
+                              uint32_t count);
+
 /** store_fetch: only ask whether somebody has the chunk, bring nothing. */
 #define KVL_FETCH_LOOKUP (1u << 0)
 
@@ -195,6 +215,21 @@ struct kvl_host {
 
     /** Makes a store_events call that waits, or else the next one, return at once. */
     void (*store_events_wake)(const struct kvl_host *host);
+
+    /**
+     * Memory of the store, for a backend with KVL_NEED_EXPORT.
+     * @return 0; -ENOTSUP the memory is the engine's, or the system has no memfd.
+     */
+    int (*store_export)(const struct kvl_host *host, struct kvl_store_export *out);
+
+    /**
+     * Asks the backend with KVL_CAP_LOCATE (a worker of a fleet controller) who holds these chunks.
+     * Never blocks.
+     * @param fn  called exactly once when 0 was returned, from another thread, no lock held
+     * @return 0; -ENOTSUP there is no such backend; what it answered.
+     */
+    int (*locate)(const struct kvl_host *host, const struct kvl_chunk_id *ids, uint32_t count,
+                  uint64_t deadline_ms, kvl_locate_fn fn, void *ctx);
 };
 
 KVL_EXTERN_C_END

@@ -28,6 +28,7 @@
 #ifndef KVL_PLUGIN_H
 #define KVL_PLUGIN_H
 
+#include <kvlane/channel.h>
 #include <kvlane/io.h>
 #include <kvlane/log.h>
 #include <kvlane/watch.h>
@@ -36,7 +37,7 @@ KVL_EXTERN_C_BEGIN
 
 #define KVL_PLUGIN_MAGIC 0x504c564bu /* "KVLP" */
 #define KVL_PLUGIN_ABI_MAJOR 1u
-#define KVL_PLUGIN_ABI_MINOR 0u
+#define KVL_PLUGIN_ABI_MINOR 1u
 
 /** Name of the one exported symbol, for dlsym. */
 #define KVL_PLUGIN_ENTRY "kvlane_plugin_v1"
@@ -51,9 +52,12 @@ KVL_EXTERN_C_BEGIN
 
 struct kvl_instance;
 
+/** arena_fd is set. */
+#define KVL_OPEN_ARENA_FD (1u << 0)
+
 struct kvl_open_params {
     uint32_t size; /* sizeof(struct kvl_open_params) of the engine */
-    uint32_t flags; /* 0 */
+    uint32_t flags; /* KVL_OPEN_ */
     const char *config_path; /* INI file; or NULL */
     const char *config_text; /* INI text instead of a file; or NULL */
     /* Both NULL: the file named by KVLANE_CONFIG, else -EINVAL. */
@@ -66,8 +70,13 @@ struct kvl_open_params {
      * takes the place of `[store] max_bytes`. */
     void *arena;
     uint64_t arena_bytes;
+    /* Since 1.1, with KVL_OPEN_ARENA_FD: the memfd (made with MFD_ALLOW_SEALING) that `arena` maps
+     * from its beginning, so that backends can show the store to engines on the same host. It is
+     * sealed against changes of its size; the descriptor itself stays the engine's. */
+    int32_t arena_fd;
+    uint32_t reserved2; /* 0 */
 };
-KVL_STATIC_ASSERT(sizeof(struct kvl_open_params) == 72, "append fields, bump the minor version");
+KVL_STATIC_ASSERT(sizeof(struct kvl_open_params) == 80, "append fields, bump the minor version");
 
 /** Outcome of an operation. The caller sets size, item_count and the arrays it wants filled. */
 struct kvl_result {
@@ -206,8 +215,19 @@ struct kvl_plugin {
      */
     int (*reload)(struct kvl_instance *instance, const struct kvl_open_params *params,
                   uint32_t *restart_out, struct kvl_err *err);
+
+    /* ---- since 1.1: peer channels ---- */
+
+    /**
+     * The channel functions of the backend in an INI section, and the `self` for their open. Starts
+     * the instance. Every channel must be closed before close().
+     * @param section  as in the INI file; NULL = the first backend that has them
+     * @return 0; -ENOENT no such section; -ENOTSUP it has no channels; the failure of start.
+     */
+    int (*channels)(struct kvl_instance *instance, const char *section,
+                    const struct kvl_channel_ops **ops_out, void **self_out);
 };
-KVL_STATIC_ASSERT(sizeof(struct kvl_plugin) == 176, "append slots, bump the minor version");
+KVL_STATIC_ASSERT(sizeof(struct kvl_plugin) == 184, "append slots, bump the minor version");
 
 /** Type of the entry. Re-entrant, no side effect, the same answer each time. */
 typedef const struct kvl_plugin *(*kvl_plugin_entry_fn)(void);

@@ -25,6 +25,11 @@ typedef int (*kvl_key_fn)(void *ctx, const struct kvl_key *key, uint64_t bytes);
                                       than the time to notice */
 #define KVL_CAP_SERVE (1ull << 7) /* serves the local store to peers */
 #define KVL_CAP_PERSISTENT (1ull << 8) /* what it holds outlives this process */
+#define KVL_CAP_LOCATE (1ull << 9) /* locate: asks the fleet who holds a chunk */
+#define KVL_CAP_CHANNEL (1ull << 10) /* channels */
+/* read takes `sg` in the engine's memory, and when cancel(cookie) has returned no byte of the batch
+ * is written any more. Goes with KVL_CAP_READ and KVL_CAP_CANCEL. */
+#define KVL_CAP_DIRECT (1ull << 11)
 
 #define KVL_HEALTH_DOWN 0u /* not started, stopped, or cannot work */
 #define KVL_HEALTH_DEGRADED 1u /* works in part: a peer is away, a transfer is stuck */
