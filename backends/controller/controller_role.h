@@ -24,4 +24,7 @@ struct controller_role {
 /** Role controller: controller_server.c. */
 extern const struct controller_role controller_role_controller;
 
+/** Role worker: controller_worker.c. */
+extern const struct controller_role controller_role_worker;
+
 #endif /* KVL_CONTROLLER_ROLE_H */
