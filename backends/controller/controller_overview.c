@@ -12,7 +12,7 @@
 #include "controller_http_json.h"
 #include "controller_routes.h"
 
-#define ROWS_DEFAULT 50u
+#define ROWS_DEFAULT 25u
 #define ROWS_MAX 500u
 
 /* Worst first: that is also how the table is sorted by default. */
@@ -99,7 +99,7 @@ static void row_reason(const struct row *row, struct controller_text *text)
     case STATE_SYNCING:
         (void)snprintf(reason, sizeof(reason),
                        "full sync, %" PRIu64 " of %" PRIu64
-                       " batches; its other events are dropped meanwhile",
+                       " batches; events are dropped meanwhile",
                        info->sync_received, info->sync_expected);
         break;
     case STATE_EMPTY:

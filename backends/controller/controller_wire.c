@@ -66,10 +66,10 @@ static int wire_other(struct controller_reader *in, const struct wire_tag *tag,
     if (tag == NULL || !wire_is(name, tag->name)) {
         return controller_read_skip(in);
     }
-    r = controller_read_text(in, &place, "str", &again);
+    r = controller_read_tag(in, &place, &again);
     if (r == 0 && (again.length != tag->value.length ||
                    memcmp(again.text, tag->value.text, again.length) != 0)) {
-        return controller_read_invalid(in, &place, "Invalid value", again);
+        return controller_read_invalid(in, &place, again);
     }
     return r;
 }
@@ -110,7 +110,7 @@ static int wire_record(struct controller_reader *in, const struct controller_rec
                                         field->name);
         }
         if (field->kind == CONTROLLER_KIND_OPT_BOOL) {
-            *(int *)((uint8_t *)base + field->offset) = field->fallback;
+            *(int *)((uint8_t *)base + field->offset) = (int)field->fallback;
         }
     }
     return r;
@@ -131,7 +131,7 @@ static int wire_find_tag(struct controller_reader *in, const struct controller_a
     for (uint32_t i = 0; i < *pairs; i++) {
         r = controller_read_name(in, at, &name);
         if (r == 0 && wire_is(name, tag->name)) {
-            r = controller_read_text(in, &place, "str", &tag->value);
+            r = controller_read_tag(in, &place, &tag->value);
             if (r == 0 && i == 0) {
                 --*pairs;
             } else if (r == 0) {
@@ -497,7 +497,7 @@ static int wire_message(struct controller_reader *in, struct controller_msg *msg
     }
     msg->type = controller_type_find(tag.value);
     if (msg->type == CONTROLLER_NONE) {
-        return controller_read_invalid(in, &place, "Invalid value", tag.value);
+        return controller_read_invalid(in, &place, tag.value);
     }
     r = wire_record(in, &controller_records[msg->type], pairs, &tag, NULL, msg);
     if (r == 0 && kvl_pack_left(&in->pack) > 0) {

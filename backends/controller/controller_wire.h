@@ -97,7 +97,7 @@ struct controller_command {
     struct kvl_text args; /* the msgpack of the map, as it came; empty = nil */
 };
 
-/** An entry of layout_info: of BatchedP2PLookupRetMsg all fields, of LookupRetMsg all but the URL. */
+/** An entry of layout_info: BatchedP2PLookupRetMsg has all fields, LookupRetMsg all but the URL. */
 struct controller_layout {
     struct kvl_text instance_id;
     struct kvl_text location;

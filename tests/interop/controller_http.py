@@ -265,7 +265,7 @@ class Routes(Http):
         self.assertTrue(self.fleet.sync_start("engine-005", 0, 4)["accepted"])
         got = self.get("/controller/overview")
         self.assertEqual((got["workers"], got["instances"], got["keys"]), (121, 120, 7))
-        self.assertEqual((got["matching"], got["pages"], len(got["rows"])), (121, 3, 50))
+        self.assertEqual((got["matching"], got["pages"], len(got["rows"])), (121, 5, 25))
         self.assertEqual(got["rows"][0]["instance_id"], "engine-005")
         self.assertEqual(got["rows"][0]["reason"].split(";")[0], "full sync, 0 of 4 batches")
         self.assertEqual(got["states"], {"silent": 0, "sync failed": 0, "syncing": 1, "no keys": 118,

@@ -100,33 +100,43 @@ static void test_messages_are_read(void **state)
                  "{2 'type' 'ErrorMsg' 'error' 'b'");
 }
 
+/* "1e1,1e1" or "0,1,2" of so many entries. */
+static void put_list(FILE *out, uint32_t count, int floats)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (floats) {
+            fprintf(out, "%s1e1", i > 0 ? "," : "");
+        } else {
+            fprintf(out, "%s%u", i > 0 ? "," : "", i);
+        }
+    }
+}
+
 /* Heads are one, three and five bytes; each is only known behind the entries. */
 static void test_lists_of_any_length_are_read(void **state)
 {
     static const uint32_t counts[] = {0, 1, 15, 16, 17, 65535, 65536, 65537};
     struct rig *rig = *state;
-    char *json = malloc(1u << 20);
-    size_t length;
+    size_t length = 0;
+    char *json = NULL;
+    FILE *out;
 
-    assert_non_null(json);
     for (size_t i = 0; i < COUNT(counts); i++) {
-        length = (size_t)sprintf(json, "{\"x\":[[1e1],[");
-        for (uint32_t j = 0; j < counts[i]; j++) {
-            length += (size_t)sprintf(json + length, "%s1e1", j > 0 ? "," : "");
-        }
-        length += (size_t)sprintf(json + length, "]],\"type\":\"LookupMsg\",\"event_id\":\"\","
-                                                 "\"tokens\":[");
-        for (uint32_t j = 0; j < counts[i]; j++) {
-            length += (size_t)sprintf(json + length, "%s%u", j > 0 ? "," : "", j);
-        }
-        length += (size_t)sprintf(json + length, "]}");
+        out = open_memstream(&json, &length);
+        assert_non_null(out);
+        fputs("{\"x\":[[1e1],[", out);
+        put_list(out, counts[i], 1);
+        fputs("]],\"type\":\"LookupMsg\",\"event_id\":\"\",\"tokens\":[", out);
+        put_list(out, counts[i], 0);
+        fputs("]}", out);
+        fclose(out);
         assert_int_equal(decode_bytes(rig, json, length), 0);
+        free(json);
         assert_int_equal(rig->msg.ids.count, counts[i]);
         for (uint32_t j = 0; j < counts[i]; j++) {
             assert_int_equal(rig->msg.ids.at[j].bits, j);
         }
     }
-    free(json);
 }
 
 static void test_integers_are_exact(void **state)
@@ -246,7 +256,7 @@ static void test_what_is_not_json_is_refused(void **state)
 
 static void test_limits_hold(void **state)
 {
-    char number[1024] = "{\"a\":";
+    char number[610];
     struct rig *rig = *state;
 
     rig->limits.depth = 2;
@@ -260,8 +270,8 @@ static void test_limits_hold(void **state)
     rig->limits.list_items = 1;
     expect_error(rig, "{\"type\":\"LookupMsg\",\"tokens\":[1,2]}", -EMSGSIZE,
                  "List of 2 is over the limit of 1 - at `$.tokens`");
-    memset(number + 5, '1', 600);
-    memcpy(number + 605, ".0}", 3);
+    (void)snprintf(number, sizeof(number), "{\"a\":%0600d.0}", 7);
+    number[5] = '1'; /* a leading zero would be refused for what it is */
     expect_error(rig, number, -EPROTO, "Number out of range (byte 5)");
     rig->limits.frame_bytes = 10;
     assert_int_equal(decode(rig, "{\"type\":\"ErrorMsg\",\"error\":\"\"}"), -EMSGSIZE);

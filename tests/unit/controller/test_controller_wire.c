@@ -455,6 +455,14 @@ static const struct bad bad[] = {
     {"{1 'type' 'KVOperationMsg'", "Invalid value 'KVOperationMsg' - at `$.type`"},
     {"{3 'type' 'ErrorMsg' 'error' 'a' 'type' 'RegisterMsg'",
      "Invalid value 'RegisterMsg' - at `$.type`"},
+    {"{1 'type' nil", "Expected `str`, got `null` - at `$.type`"},
+    {"{1 nil 'type'", "Expected `str`, got `null` - at `key` in `$`"},
+    {"{1 'type' xc1", "Expected `str`, got `unknown` - at `$.type`"},
+    {"{6 'type' 'RegisterMsg' 'worker_id' xa5616263", "Input data was truncated"},
+    {KV_OPS "'operations' [1 {3 'op_type' xaa0a0d095c7fc2a027c3a4",
+     "Invalid enum value \"\\n\\r\\t\\\\\\x7f\\xa0'\xc3\xa4\" - at `$.operations[0].op_type`"},
+    {KV_OPS "'operations' [1 {3 'op_type' xa22722",
+     "Invalid enum value '\\'\"' - at `$.operations[0].op_type`"},
     {"{1 'type' 3", "Expected `str`, got `int` - at `$.type`"},
     {"{6 'type' 'RegisterMsg' 'instance_id' 'a' 'worker_id' 0 'ip' '1' 'port' 'a'",
      "Expected `int`, got `str` - at `$.port`"},
@@ -590,8 +598,9 @@ static void test_deep_nesting_has_a_bound_of_its_own(void **state)
 
     assert_non_null(bytes);
     rig->limits.depth = UINT32_MAX;
-    memcpy(bytes, "\x81\xa1x", 3);
-    memset(bytes + 3, 0x91, (1u << 20) - 3);
+    memset(bytes, 0x91, 1u << 20);
+    bytes[0] = 0x81;
+    bytes[1] = 0xa0; /* an unknown key */
     assert_int_equal(decode_frame(rig, (struct frame){.bytes = bytes, .length = 1u << 20}),
                      -EMSGSIZE);
 }

@@ -323,8 +323,9 @@ static void test_skipping_follows_bytes_not_counts(void **state)
     struct kvl_pack in;
 
     (void)state;
+    memset(bytes, 0xff, sizeof(bytes));
     for (size_t i = 0; i < sizeof(bytes); i += 5) {
-        memcpy(bytes + i, "\xdf\xff\xff\xff\xff", 5);
+        bytes[i] = 0xdf;
     }
     kvl_pack_init(&in, bytes, sizeof(bytes));
     assert_int_equal(kvl_pack_skip(&in, UINT32_MAX), -ENODATA);
@@ -361,8 +362,7 @@ static void test_utf8_is_what_python_takes(void **state)
                                        "\xef\xbf\xbf",
                                        "\xf0\x90\x80\x80",
                                        "\xf4\x8f\xbf\xbf",
-                                       "12345678\xc3\xa4"
-                                       "12345678"};
+                                       "1234567\xc3\xa4z"};
     static const char *const wrong[] = {"\x80",
                                         "\xbf",
                                         "\xc0\x80",
