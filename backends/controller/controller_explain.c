@@ -360,7 +360,7 @@ static void judge_fleet(struct judge *judge)
                    "%llu announced chunk%s found no room in the registry and %s not known.",
                    (unsigned long long)stats->dropped, judge_s(stats->dropped),
                    judge_is(stats->dropped));
-        judge_next(judge, "Raise max_bytes in section [registry].");
+        judge_next(judge, "Raise memory in section [registry].");
     }
 }
 

@@ -14,11 +14,14 @@
 
 #define ROWS_DEFAULT 25u
 #define ROWS_MAX 500u
+/* Six heartbeats as LMCache sends them: worth a look, also where no time-to-live is set. */
+#define STALE_MS 60000u
 
 /* Worst first: that is also how the table is sorted by default. */
 enum state {
     STATE_SILENT,
     STATE_FAILED,
+    STATE_STALE,
     STATE_SYNCING,
     STATE_EMPTY,
     STATE_NO_URL,
@@ -28,9 +31,10 @@ enum state {
 };
 
 static const char *const state_words[STATES] = {
-    [STATE_SILENT] = "silent", [STATE_FAILED] = "sync failed", [STATE_SYNCING] = "syncing",
-    [STATE_EMPTY] = "no keys", [STATE_NO_URL] = "no peer URL", [STATE_QUIET] = "no heartbeat",
-    [STATE_OK] = "ok",
+    [STATE_SILENT] = "silent",      [STATE_FAILED] = "sync failed",
+    [STATE_STALE] = "stale",        [STATE_SYNCING] = "syncing",
+    [STATE_EMPTY] = "no keys",      [STATE_NO_URL] = "no peer URL",
+    [STATE_QUIET] = "no heartbeat", [STATE_OK] = "ok",
 };
 
 enum sort { SORT_TROUBLE, SORT_NAME, SORT_KEYS, SORT_SILENCE };
@@ -68,6 +72,9 @@ static enum state row_state(const struct kvl_worker_info *info, bool heartbeats)
     if (info->sync_state == KVL_SYNC_FAILED) {
         return STATE_FAILED;
     }
+    if (info->has_heartbeat && info->silent_ms > STALE_MS) {
+        return STATE_STALE;
+    }
     if (info->sync_state == KVL_SYNC_SYNCING) {
         return STATE_SYNCING;
     }
@@ -95,6 +102,12 @@ static void row_reason(const struct row *row, struct controller_text *text)
     case STATE_FAILED:
         (void)snprintf(reason, sizeof(reason),
                        "its full sync got stuck; it is asked for another at its next heartbeat");
+        break;
+    case STATE_STALE:
+        (void)snprintf(reason, sizeof(reason),
+                       "nothing heard for %" PRIu64 " s, heartbeats used to come; still offered "
+                       "to lookups",
+                       info->silent_ms / 1000);
         break;
     case STATE_SYNCING:
         (void)snprintf(reason, sizeof(reason),

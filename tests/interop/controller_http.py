@@ -268,7 +268,7 @@ class Routes(Http):
         self.assertEqual((got["matching"], got["pages"], len(got["rows"])), (121, 5, 25))
         self.assertEqual(got["rows"][0]["instance_id"], "engine-005")
         self.assertEqual(got["rows"][0]["reason"].split(";")[0], "full sync, 0 of 4 batches")
-        self.assertEqual(got["states"], {"silent": 0, "sync failed": 0, "syncing": 1, "no keys": 118,
+        self.assertEqual(got["states"], {"silent": 0, "sync failed": 0, "stale": 0, "syncing": 1, "no keys": 118,
                                          "no peer URL": 1, "no heartbeat": 0, "ok": 1})  # fmt: skip
         last = self.get("/controller/overview?page=99&size=50")
         self.assertEqual((last["page"], len(last["rows"])), (2, 21))
