@@ -415,7 +415,7 @@ void controller_worker_stats(struct controller_worker *worker, kvl_stat_fn fn, v
     struct worker_watch watch;
 
     worker_watch(worker, &watch);
-    fn(ctx, "controller_answers", (uint64_t)watch.link.answered);
+    fn(ctx, "controller_answers_now", (uint64_t)watch.link.answered);
     fn(ctx, "registrations", watch.link.registrations);
     fn(ctx, "heartbeats", watch.link.heartbeats);
     fn(ctx, "questions_failed", watch.link.failures);
@@ -424,12 +424,12 @@ void controller_worker_stats(struct controller_worker *worker, kvl_stat_fn fn, v
     fn(ctx, "events_sent", watch.events.sent);
     fn(ctx, "event_messages", watch.events.messages);
     fn(ctx, "events_dropped", watch.events.dropped);
-    fn(ctx, "events_queued", watch.events.queued);
+    fn(ctx, "events_queued_now", watch.events.queued);
     fn(ctx, "connections_lost", watch.events.breaks);
     fn(ctx, "syncs_done", watch.sync.done);
     fn(ctx, "syncs_failed", watch.sync.failed);
     fn(ctx, "syncs_skipped", watch.sync.skipped);
-    fn(ctx, "sync_keys", watch.sync.keys);
+    fn(ctx, "sync_keys_now", watch.sync.keys);
     fn(ctx, "sync_batches_resent", watch.sync.resent);
     fn(ctx, "lookups", watch.locate.asked);
     fn(ctx, "lookups_found", watch.locate.found);
@@ -437,5 +437,5 @@ void controller_worker_stats(struct controller_worker *worker, kvl_stat_fn fn, v
     fn(ctx, "control_calls", watch.service.calls);
     fn(ctx, "control_calls_refused", watch.service.refused);
     fn(ctx, "chunks_cleared", watch.service.cleared);
-    fn(ctx, "chunks_pinned", watch.service.pinned);
+    fn(ctx, "chunks_pinned_now", watch.service.pinned);
 }
