@@ -132,6 +132,14 @@ static inline void index_line_unlock(struct index_line *line, uint32_t flags)
     atomic_store_explicit(&line->seq, seq | flags, memory_order_release);
 }
 
+/** Nothing of it stands in a second bucket any more. Only between lock and unlock. */
+static inline void index_line_unflag(struct index_line *line)
+{
+    uint32_t seq = atomic_load_explicit(&line->seq, memory_order_relaxed);
+
+    atomic_store_explicit(&line->seq, seq & ~SEQ_OVERFLOW, memory_order_relaxed);
+}
+
 /** Only between lock and unlock. */
 static inline void index_line_put(struct index_line *line, uint32_t slot, uint64_t bits,
                                   uint32_t ref)

@@ -95,21 +95,14 @@ static int slot_move(struct index_line *lines, uint32_t buckets, struct index_li
     return 1;
 }
 
-/* @return a bucket with a free slot; NULL when none can be had. */
-static struct index_line *make_slot(struct index_line *lines, uint32_t buckets,
-                                    struct index_line *first, struct index_line *second,
-                                    uint32_t *slot_out)
+/* @return a slot of the first bucket that was made free; INDEX_SLOTS when none can be. */
+static uint32_t make_slot(struct index_line *lines, uint32_t buckets, struct index_line *first)
 {
-    for (uint32_t slot = 0; slot < INDEX_SLOTS; slot++) {
-        *slot_out = slot;
-        if (slot_move(lines, buckets, first, slot)) {
-            return first;
-        }
-        if (slot_move(lines, buckets, second, slot)) {
-            return second;
-        }
+    uint32_t slot;
+
+    for (slot = 0; slot < INDEX_SLOTS && !slot_move(lines, buckets, first, slot); slot++) {
     }
-    return NULL;
+    return slot;
 }
 
 static int segment_put(struct index_line *lines, uint32_t buckets, uint64_t hash, uint64_t bits,
@@ -126,9 +119,10 @@ static int segment_put(struct index_line *lines, uint32_t buckets, uint64_t hash
         slot = free_slot(second);
     }
     if (slot == INDEX_SLOTS) {
-        line = make_slot(lines, buckets, first, second, &slot);
+        line = first;
+        slot = make_slot(lines, buckets, first);
     }
-    if (line == NULL) {
+    if (slot == INDEX_SLOTS) {
         return -ENOMEM;
     }
     line_set(line, slot, bits, ref, 0);
@@ -178,21 +172,47 @@ static void lines_write(struct index_line *to, const struct index_line *from, ui
             index_line_put(&to[i], slot, index_line_id(&from[i], slot),
                            index_line_ref(&from[i], slot));
         }
-        atomic_fetch_and_explicit(&to[i].seq, ~SEQ_OVERFLOW, memory_order_relaxed);
+        index_line_unflag(&to[i]);
         index_line_unlock(&to[i], flags);
     }
 }
 
+struct stage {
+    struct index_line lines[INDEX_BUCKETS_MAX];
+    uint8_t used[INDEX_BUCKETS_MAX]; /* slots of each */
+    uint32_t late[ENTRIES_MAX]; /* entries whose first bucket is full */
+};
+
 /* Puts entries into new buckets: those that have `side` in bit `depth` of the hash, or all when
  * depth is INDEX_DEPTH_MAX. */
-static int stage(struct index_line *lines, uint32_t buckets, const struct content *content,
-                 uint32_t depth, uint64_t side)
+static int stage_fill(struct stage *stage, uint32_t buckets, const struct content *content,
+                      uint32_t depth, uint64_t side)
 {
-    memset((void *)lines, 0, buckets * sizeof(*lines));
+    uint64_t mask = depth == INDEX_DEPTH_MAX ? 0 : 1ull << depth;
+    uint64_t bits = mask == 0 ? 0 : side << depth;
+    uint32_t late = 0;
+
+    memset((void *)stage->lines, 0, buckets * sizeof(stage->lines[0]));
+    memset(stage->used, 0, buckets);
     for (uint32_t i = 0; i < content->count; i++) {
-        if ((depth == INDEX_DEPTH_MAX || (content->hashes[i] >> depth & 1) == side) &&
-            segment_put(lines, buckets, content->hashes[i], content->ids[i], content->refs[i]) <
-                0) {
+        uint32_t at = index_first(content->hashes[i], buckets);
+        uint32_t slot = stage->used[at];
+
+        if ((content->hashes[i] & mask) != bits) {
+            continue;
+        }
+        if (slot == INDEX_SLOTS) {
+            stage->late[late++] = i;
+            continue;
+        }
+        stage->used[at]++;
+        index_line_put(&stage->lines[at], slot, content->ids[i], content->refs[i]);
+    }
+    for (uint32_t k = 0; k < late; k++) {
+        uint32_t i = stage->late[k];
+
+        if (segment_put(stage->lines, buckets, content->hashes[i], content->ids[i],
+                        content->refs[i]) < 0) {
             return -ENOMEM;
         }
     }
@@ -203,11 +223,11 @@ static int stage(struct index_line *lines, uint32_t buckets, const struct conten
 static uint32_t segment_build(struct kvl_index *index, const struct content *content,
                               uint32_t depth, uint64_t side, uint32_t *buckets)
 {
-    struct index_line staged[INDEX_BUCKETS_MAX];
+    struct stage stage;
     uint32_t n = *buckets;
     uint32_t number;
 
-    while (n <= INDEX_BUCKETS_MAX && stage(staged, n, content, depth, side) < 0) {
+    while (n <= INDEX_BUCKETS_MAX && stage_fill(&stage, n, content, depth, side) < 0) {
         n += INDEX_STEP;
     }
     if (n > INDEX_BUCKETS_MAX) {
@@ -215,7 +235,7 @@ static uint32_t segment_build(struct kvl_index *index, const struct content *con
     }
     number = kvl_index_pool_take(&index->lines, &index->budget, n / INDEX_STEP, n);
     if (number != 0) {
-        lines_write(index_pool_at(&index->lines, number), staged, n);
+        lines_write(index_pool_at(&index->lines, number), stage.lines, n);
         *buckets = n;
     }
     return number;

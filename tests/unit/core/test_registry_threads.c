@@ -17,7 +17,7 @@
 #define INSTANCES 3
 #define WORKERS 3
 #define IDS 40 /* of each instance; and as many that all of them have */
-#define ROUNDS 2500
+#define ROUNDS 4000
 
 struct shared {
     struct kvl_registry *registry;
