@@ -183,29 +183,32 @@ static void lines_write(struct index_line *to, const struct index_line *from, ui
     }
 }
 
-/* A segment of those entries that have `side` in bit `depth` of the hash, or of all when depth is
- * INDEX_DEPTH_MAX, with at least that many buckets. @return its number; 0. */
+/* Puts entries into new buckets: those that have `side` in bit `depth` of the hash, or all when
+ * depth is INDEX_DEPTH_MAX. */
+static int stage(struct index_line *lines, uint32_t buckets, const struct content *content,
+                 uint32_t depth, uint64_t side)
+{
+    memset((void *)lines, 0, buckets * sizeof(*lines));
+    for (uint32_t i = 0; i < content->count; i++) {
+        if ((depth == INDEX_DEPTH_MAX || (content->hashes[i] >> depth & 1) == side) &&
+            segment_put(lines, buckets, content->hashes[i], content->ids[i], content->refs[i]) <
+                0) {
+            return -ENOMEM;
+        }
+    }
+    return 0;
+}
+
+/* A segment of these entries, with at least that many buckets. @return its number; 0. */
 static uint32_t segment_build(struct kvl_index *index, const struct content *content,
                               uint32_t depth, uint64_t side, uint32_t *buckets)
 {
     struct index_line staged[INDEX_BUCKETS_MAX];
     uint32_t n = *buckets;
     uint32_t number;
-    uint32_t i = 0;
 
-    for (; n <= INDEX_BUCKETS_MAX; n += INDEX_STEP) {
-        memset((void *)staged, 0, n * sizeof(staged[0]));
-        for (i = 0; i < content->count; i++) {
-            if (depth < INDEX_DEPTH_MAX && (content->hashes[i] >> depth & 1) != side) {
-                continue;
-            }
-            if (segment_put(staged, n, content->hashes[i], content->ids[i], content->refs[i]) < 0) {
-                break;
-            }
-        }
-        if (i == content->count) {
-            break;
-        }
+    while (n <= INDEX_BUCKETS_MAX && stage(staged, n, content, depth, side) < 0) {
+        n += INDEX_STEP;
     }
     if (n > INDEX_BUCKETS_MAX) {
         return 0;
@@ -321,9 +324,13 @@ static int segment_grow(struct kvl_index *index, uint32_t shard, uint64_t hash, 
 {
     uint32_t old = index_entry_buckets(entry);
     uint32_t buckets = old + INDEX_STEP;
+    uint32_t least = buckets <= INDEX_GROWN ? buckets : INDEX_SPLIT;
     struct content content;
     uint32_t number = 0;
 
+    if (!kvl_index_pool_has(&index->lines, &index->budget, least / INDEX_STEP, least)) {
+        return -ENOMEM; /* before all the work, since each admit will come here now */
+    }
     content_read(index, entry, &content);
     if (buckets <= INDEX_GROWN ||
         (buckets <= INDEX_BUCKETS_MAX && is_lopsided(&content, index_entry_depth(entry)))) {

@@ -59,6 +59,41 @@ const struct kvl_option controller_option_table[CONTROLLER_OPTION_COUNT] = {
      "longest list in a message; more is a bad frame"},
     {"max_batches", KVL_OPTION_INT, 0, "65536", NULL, 1, 1 << 20,
      "most batches of one full sync; more are refused"},
+
+    {"instance_id", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "role worker: name of this engine; the same for all its ranks"},
+    {"worker_id", KVL_OPTION_INT, 0, "0", NULL, 0, 1 << 20, "role worker: our rank"},
+    {"controller_pull_url", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "role worker: host:port for events"},
+    {"controller_reply_url", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "role worker: host:port for questions"},
+    {"worker_port", KVL_OPTION_INT, 0, "0", NULL, 0, PORT_MAX,
+     "role worker: for control calls; 0 lets the kernel pick"},
+    {"ip", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "role worker: address the controller is told; unset = found"},
+    {"peer_init_url", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "role worker: host:port where peers ask for chunks; unset = none"},
+    {"location", KVL_OPTION_STRING, 0, "LocalCPUBackend", NULL, 0, 0,
+     "role worker: name of the own store"},
+    {"heartbeat_delay", KVL_OPTION_DURATION, 0, "10s", NULL, 0, DAY_MS,
+     "role worker: from the registration to the first heartbeat"},
+    {"heartbeat_time", KVL_OPTION_DURATION, 0, "10s", NULL, 10, DAY_MS,
+     "role worker: between heartbeats"},
+    {"batch_size", KVL_OPTION_INT, 0, "50", NULL, 1, 65536, "role worker: events of one message"},
+    {"batch_timeout", KVL_OPTION_DURATION, 0, "10ms", NULL, 0, 60 * 1000,
+     "role worker: longest wait of an event for its message"},
+    {"recv_timeout", KVL_OPTION_DURATION, 0, "30s", NULL, 10, 3600 * 1000,
+     "role worker: longest wait for an answer"},
+    {"send_timeout", KVL_OPTION_DURATION, 0, "10s", NULL, 10, 3600 * 1000,
+     "role worker: longest wait until a message can be sent"},
+    {"sync_batch_size", KVL_OPTION_INT, 0, "2000", NULL, 1, 1 << 20,
+     "role worker: keys of one batch of a full sync"},
+    {"sync_startup_delay", KVL_OPTION_DURATION, 0, "5s", NULL, 0, 3600 * 1000,
+     "role worker: a full sync begins after a random part of it"},
+    {"pin_time", KVL_OPTION_DURATION, 0, "300s", NULL, 1, DAY_MS,
+     "role worker: how long chunks stay that the controller pinned"},
+    {"pin_budget", KVL_OPTION_SIZE, 0, "256MiB", NULL, 0, 0,
+     "role worker: most bytes that are pinned at a time"},
 };
 
 int controller_err(struct kvl_err *err, int code, const char *fmt, ...)
@@ -168,6 +203,11 @@ int controller_options_read(const struct kvl_host *host, struct controller_optio
     };
     int r = options_read_controller(host, &options, err);
 
+    if (r == 0 && options.role == CONTROLLER_ROLE_WORKER) {
+        r = controller_worker_options_read(host, &options.worker, err);
+        options.worker.hashing = options.hashing;
+        options.worker.limits = options.limits;
+    }
     if (r == 0) {
         *options_out = options;
     }
