@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file py_socket_fetch.h
+ * Chunks of other engines, by key: the backend's lookup and read.
+ *
+ * Whom to ask, in this order: the peer that said it has the chunk, when somebody looked for it
+ * lately; the holders that the fleet's controller names; the peers of the INI file. Peers are asked
+ * directly over the data plane, so an answer is the owner's own. What one does not bring is asked
+ * from the next. Nothing here blocks: an operation goes on in the callbacks of what it waits for.
+ */
+#ifndef KVL_PY_SOCKET_FETCH_H
+#define KVL_PY_SOCKET_FETCH_H
+
+#include <kvlane/backend.h>
+
+#include "py_socket_link.h"
+#include "py_socket_options.h"
+
+struct py_socket_fetch;
+
+struct py_socket_fetch_config {
+    const struct kvl_host *host; /* borrowed, as all here */
+    const struct py_socket_options *options;
+    struct kvl_channel *channel; /* of the instance, open */
+    struct py_socket_link *link; /* of that channel */
+};
+
+/** Starts the thread that keeps the peers of the INI file connected. @return 0; -ENOMEM, -EAGAIN. */
+int py_socket_fetch_start(const struct py_socket_fetch_config *config,
+                          struct py_socket_fetch **fetch_out);
+
+/** Refuses new work with -ECANCELED. */
+void py_socket_fetch_quiesce(struct py_socket_fetch *fetch);
+
+/**
+ * Ends what is under way with -ECANCELED and the thread. Then the channel may be closed, and after
+ * that destroy be called. Takes NULL.
+ */
+void py_socket_fetch_stop(struct py_socket_fetch *fetch);
+void py_socket_fetch_destroy(struct py_socket_fetch *fetch);
+
+/** The slots of struct kvl_backend_ops. */
+int py_socket_fetch_lookup(struct py_socket_fetch *fetch, const struct kvl_batch *batch);
+int py_socket_fetch_read(struct py_socket_fetch *fetch, const struct kvl_batch *batch);
+void py_socket_fetch_cancel(struct py_socket_fetch *fetch, uint64_t cookie);
+
+void py_socket_fetch_stats(struct py_socket_fetch *fetch, kvl_stat_fn fn, void *ctx);
+
+#endif /* KVL_PY_SOCKET_FETCH_H */
