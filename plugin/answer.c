@@ -141,9 +141,11 @@ static void deliver(struct kvl_instance *instance, struct kvl_op *op)
         struct kvl_op_item *item = &op->items[i];
 
         if (op->kind == KVL_OP_LOAD && item->status == 0) {
-            kvl_sg_scatter(&op->sg[op->sg_first[i]], op->sg_first[i + 1] - op->sg_first[i],
-                           item->view.data);
-            op->bytes += item->view.length;
+            if (item->has_view) {
+                kvl_sg_scatter(&op->sg[op->sg_first[i]], op->sg_first[i + 1] - op->sg_first[i],
+                               item->view.data);
+            }
+            op->bytes += item->has_view ? item->view.length : item->chunk.bytes;
             kvl_count(&instance->counters, KVL_COUNT_LOAD_REMOTE, 1);
         }
         if (op->kind == KVL_OP_LOOKUP && item->status == 0) {

@@ -3,9 +3,13 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define PAGE 4096u
 #define HUGE_PAGE (2u << 20)
@@ -156,6 +160,15 @@ static uint32_t find_exact(const struct kvl_arena *arena, enum kvl_arena_kind ki
     return KVL_ARENA_NONE;
 }
 
+/* Refusals cost speed or memory in a child, never correctness. */
+static void advise(struct kvl_arena *arena)
+{
+    (void)madvise(arena->base, arena->range, MADV_DONTFORK);
+    if (arena->bytes >= 16 * (uint64_t)HUGE_PAGE) {
+        (void)madvise(arena->base, arena->range, MADV_HUGEPAGE);
+    }
+}
+
 /* Addresses cost nothing. As many as possible up to four times the budget. */
 static int map_range(struct kvl_arena *arena, uint64_t bytes)
 {
@@ -174,11 +187,7 @@ static int map_range(struct kvl_arena *arena, uint64_t bytes)
     }
     arena->base = base;
     arena->is_mapped = 1;
-    /* Refusals cost speed or memory in a child, never correctness. */
-    (void)madvise(base, arena->range, MADV_DONTFORK);
-    if (bytes >= 16 * (uint64_t)HUGE_PAGE) {
-        (void)madvise(base, arena->range, MADV_HUGEPAGE);
-    }
+    advise(arena);
     return 0;
 }
 
@@ -186,7 +195,7 @@ int kvl_arena_init(struct kvl_arena *arena, void *base, uint64_t bytes)
 {
     uint32_t all;
 
-    *arena = (struct kvl_arena){.unused = KVL_ARENA_NONE};
+    *arena = (struct kvl_arena){.unused = KVL_ARENA_NONE, .fd = -1};
     if ((uintptr_t)base % PAGE != 0 || bytes < PAGE || bytes / KVL_ARENA_GRAIN > UINT32_MAX) {
         return -EINVAL;
     }
@@ -218,8 +227,74 @@ void kvl_arena_fini(struct kvl_arena *arena)
     if (arena->is_mapped) {
         munmap(arena->base, arena->range);
     }
+    if (arena->fd >= 0) {
+        close(arena->fd);
+    }
     free(arena->spans);
-    *arena = (struct kvl_arena){.unused = KVL_ARENA_NONE};
+    *arena = (struct kvl_arena){.unused = KVL_ARENA_NONE, .fd = -1};
+}
+
+/* A peer gets this second descriptor: it cannot be made writable by mistake, and the size is fixed
+ * for ever, so that no reader runs into a hole behind a shortened end. */
+static int seal(int fd)
+{
+    const int seals = F_SEAL_SHRINK | F_SEAL_GROW;
+    char path[32];
+    int has = fcntl(fd, F_GET_SEALS);
+
+    if (has < 0 || ((has & seals) != seals && fcntl(fd, F_ADD_SEALS, seals) < 0)) {
+        return -ENOTSUP;
+    }
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    return fd < 0 ? -ENOTSUP : fd;
+}
+
+static int share_engine_memory(struct kvl_arena *arena, int fd)
+{
+    struct stat stat;
+
+    if (fd < 0 || fstat(fd, &stat) < 0 || (uint64_t)stat.st_size < arena->bytes) {
+        return -ENOTSUP;
+    }
+    fd = seal(fd);
+    arena->fd = fd < 0 ? -1 : fd;
+    return fd < 0 ? fd : 0;
+}
+
+static int share_own_memory(struct kvl_arena *arena)
+{
+    int fd = memfd_create("kvlane-store", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int reader = -ENOTSUP;
+
+    if (fd >= 0 && ftruncate(fd, (off_t)arena->range) == 0) {
+        reader = seal(fd);
+    }
+    if (reader >= 0 && mmap(arena->base, arena->range, PROT_READ | PROT_WRITE,
+                            MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, 0) == MAP_FAILED) {
+        close(reader);
+        reader = -ENOMEM;
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (reader < 0) {
+        return reader;
+    }
+    arena->fd = reader;
+    advise(arena);
+    return 0;
+}
+
+int kvl_arena_share(struct kvl_arena *arena, int fd)
+{
+    if (arena->fd >= 0) {
+        return 0;
+    }
+    if (arena->used > 0 || (arena->is_mapped && arena->stale > 0)) {
+        return -EBUSY;
+    }
+    return arena->is_mapped ? share_own_memory(arena) : share_engine_memory(arena, fd);
 }
 
 /* Cuts what is too much off the end of a span and gives it back. */
@@ -289,7 +364,10 @@ static int purge(struct kvl_arena *arena, uint32_t index)
     const uint64_t from = ((uint64_t)span.first * KVL_ARENA_GRAIN + PAGE - 1) / PAGE * PAGE;
     const uint64_t to = ((uint64_t)span.first + span.grains) * KVL_ARENA_GRAIN / PAGE * PAGE;
 
-    if (to <= from || madvise(arena->base + from, to - from, MADV_DONTNEED) < 0) {
+    /* Shared pages live in the memfd: only a hole in it gives them back. */
+    const int advice = arena->fd >= 0 ? MADV_REMOVE : MADV_DONTNEED;
+
+    if (to <= from || madvise(arena->base + from, to - from, advice) < 0) {
         return -EAGAIN;
     }
     if (arena->purges++ == 0) {

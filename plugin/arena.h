@@ -50,6 +50,7 @@ struct kvl_arena {
     uint64_t range; /* bytes of addresses */
     uint64_t bytes; /* the budget */
     int is_mapped; /* base is ours to unmap */
+    int fd; /* memfd behind the range, read-only, for peers on this host; -1 = none */
     struct kvl_arena_span *spans; /* owned */
     uint32_t span_count;
     uint32_t span_room;
@@ -67,6 +68,15 @@ struct kvl_arena {
  */
 int kvl_arena_init(struct kvl_arena *arena, void *base, uint64_t bytes);
 void kvl_arena_fini(struct kvl_arena *arena);
+
+/**
+ * Puts a sealed memfd behind the range, at the same addresses, so that other processes can map it.
+ * Only while nothing was handed out.
+ * @param fd  the memfd that memory of the engine's is the beginning of, borrowed; -1 = none
+ * @return 0, also a second time; -ENOTSUP memory of the engine's without a memfd that can be sealed,
+ *         or a system without memfd; -EBUSY; -ENOMEM. On failure all is as before.
+ */
+int kvl_arena_share(struct kvl_arena *arena, int fd);
 
 /**
  * Finds room for `bytes` (at least 1). @return the address and a span to give back; NULL when that

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "option.h"
+#include "peer.h"
 #include "quota.h"
 
 /* Hints for this many keys: 16 bytes each when used. */
@@ -278,6 +279,10 @@ static int make_backends(struct kvl_instance *instance, struct plan *plan,
         }
     }
     report_errors(plan, &instance->log, err);
+    if (first == 0 && create && plan->config.error_count == 0) {
+        kvl_peer_share_store(instance,
+                             (params->flags & KVL_OPEN_ARENA_FD) != 0 ? params->arena_fd : -1);
+    }
     if (first != 0) {
         if (err != NULL) {
             err->code = first;
@@ -347,6 +352,7 @@ static int build(const struct kvl_open_params *params, int create,
         .health = watcher_health,
         .fetch = watcher_fetch,
         .removed = watcher_removed,
+        .locate = kvl_peer_locate,
     };
     instance->fork_generation = kvl_core_fork_generation();
     instance->opened_ms = kvl_now_ms();

@@ -53,8 +53,7 @@ static uint32_t choose(const struct kvl_instance *instance, const struct kvl_op 
     if (op->kind == KVL_OP_LOOKUP) {
         return first_of(instance, untried, KVL_CAP_LOOKUP);
     }
-    who = first_of(instance, untried & kvl_hints_find(instance->hints, item->hash),
-                   KVL_CAP_READ);
+    who = first_of(instance, untried & kvl_hints_find(instance->hints, item->hash), KVL_CAP_READ);
     return who != NOBODY ? who : first_of(instance, untried, KVL_CAP_READ);
 }
 

@@ -30,11 +30,18 @@ struct kvl_flight {
     uint32_t count;
     int32_t status; /* list, probe */
     int is_landing; /* a completion is being worked on */
+    int is_direct; /* read: into the engine's own memory */
     struct cargo cargo[];
 };
 
-int kvl_flights_create(struct kvl_store *store, struct kvl_hints *hints,
-                       const struct kvl_log *log, struct kvl_flights **flights_out)
+/* A flight that was cut off, for telling its backend. */
+struct cut {
+    struct kvl_backend *backend;
+    uint64_t cookie;
+};
+
+int kvl_flights_create(struct kvl_store *store, struct kvl_hints *hints, const struct kvl_log *log,
+                       struct kvl_flights **flights_out)
 {
     struct kvl_flights *flights = calloc(1, sizeof(*flights));
 
@@ -182,14 +189,51 @@ static int submit_batch(struct kvl_flight *flight, const struct kvl_batch *batch
     return -ENOTSUP;
 }
 
+/* Runs of one chunk as the backend sees them: the lease's bytes, or the engine's own memory. */
+static uint32_t put_runs(const struct kvl_flight *flight, uint32_t i, struct kvl_sg *sg)
+{
+    const struct cargo *cargo = &flight->cargo[i];
+    const struct kvl_op *op = flight->op;
+    uint32_t first;
+
+    if (flight->kind == KVL_OP_SAVE) {
+        *sg = (struct kvl_sg){
+            .mem = KVL_MEM_HOST,
+            .addr = (uint64_t)(uintptr_t)cargo->view.data,
+            .length = cargo->view.length,
+            .stride = cargo->view.length,
+            .count = 1,
+            .device = KVL_DEVICE_HOST,
+        };
+        return 1;
+    }
+    first = op->sg_first[cargo->item];
+    memcpy(sg, &op->sg[first], (op->sg_first[cargo->item + 1] - first) * sizeof(*sg));
+    return op->sg_first[cargo->item + 1] - first;
+}
+
+static uint32_t count_runs(const struct kvl_flight *flight)
+{
+    uint32_t runs = 0;
+
+    for (uint32_t i = 0; i < flight->count; i++) {
+        const uint32_t item = flight->cargo[i].item;
+
+        runs += flight->kind == KVL_OP_SAVE
+                    ? 1
+                    : flight->op->sg_first[item + 1] - flight->op->sg_first[item];
+    }
+    return runs;
+}
+
 /* Builds the record the backend sees. `cookie` is a copy: once submitted the flight may be gone. */
 static int submit(struct kvl_flight *flight, uint64_t cookie, uint64_t deadline_ms)
 {
     const uint32_t count = flight->count;
-    const int is_write = flight->kind == KVL_OP_SAVE;
+    const int has_runs = flight->kind == KVL_OP_SAVE || flight->is_direct;
     struct kvl_chunk *chunks = malloc((count + 1) * sizeof(*chunks));
-    struct kvl_sg *sg = is_write ? malloc((count + 1) * sizeof(*sg)) : NULL;
-    uint32_t *sg_first = is_write ? malloc((count + 1) * sizeof(*sg_first)) : NULL;
+    struct kvl_sg *sg = has_runs ? malloc((count_runs(flight) + 1) * sizeof(*sg)) : NULL;
+    uint32_t *sg_first = has_runs ? calloc(count + 1, sizeof(*sg_first)) : NULL;
     struct kvl_batch batch = {
         .size = sizeof(batch),
         .count = count,
@@ -201,25 +245,12 @@ static int submit(struct kvl_flight *flight, uint64_t cookie, uint64_t deadline_
     };
     int r = -ENOMEM;
 
-    if (chunks != NULL && (!is_write || (sg != NULL && sg_first != NULL))) {
+    if (chunks != NULL && (!has_runs || (sg != NULL && sg_first != NULL))) {
         for (uint32_t i = 0; i < count; i++) {
-            const struct cargo *cargo = &flight->cargo[i];
-
-            chunks[i] = cargo->chunk;
-            if (is_write) {
-                sg_first[i] = i;
-                sg[i] = (struct kvl_sg){
-                    .mem = KVL_MEM_HOST,
-                    .addr = (uint64_t)(uintptr_t)cargo->view.data,
-                    .length = cargo->view.length,
-                    .stride = cargo->view.length,
-                    .count = 1,
-                    .device = KVL_DEVICE_HOST,
-                };
+            chunks[i] = flight->cargo[i].chunk;
+            if (has_runs) {
+                sg_first[i + 1] = sg_first[i] + put_runs(flight, i, &sg[sg_first[i]]);
             }
-        }
-        if (is_write) {
-            sg_first[count] = count;
         }
         r = submit_batch(flight, &batch);
     }
@@ -276,6 +307,17 @@ static void ground(struct kvl_flights *flights, struct kvl_flight *flight, uint6
     free_flight(flights, flight);
 }
 
+/* Without a place of the engine's for each chunk they go into the store, like all others. */
+static int all_have_runs(const struct kvl_op *op, const uint32_t *items, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (op->sg_first[items[i] + 1] == op->sg_first[items[i]]) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 int kvl_op_fly(struct kvl_op *op, struct kvl_backend *backend, const uint32_t *items,
                uint32_t count)
 {
@@ -291,6 +333,8 @@ int kvl_op_fly(struct kvl_op *op, struct kvl_backend *backend, const uint32_t *i
     flight->kind = op->kind;
     flight->backend = backend;
     flight->count = count;
+    flight->is_direct = op->kind == KVL_OP_LOAD && kvl_backend_reads_direct(backend) &&
+                        all_have_runs(op, items, count);
     load_cargo(flight, op, items);
     if (op->kind == KVL_OP_SAVE) {
         pin_cargo(flights, flight);
@@ -358,7 +402,7 @@ static void land_cargo(struct kvl_flights *flights, struct kvl_flight *flight,
         struct cargo *cargo = &flight->cargo[i];
 
         cargo->status = cargo_status(done, i);
-        if (flight->kind == KVL_OP_LOAD) {
+        if (flight->kind == KVL_OP_LOAD && !flight->is_direct) {
             land_read(flights, cargo);
             if (cargo->has_view && atomic_load(&flight->backend->put_to) == KVL_PUT_EVICTED) {
                 kvl_store_mark_written(flights->store, cargo->view.lease);
@@ -477,8 +521,9 @@ int kvl_flights_read_target(struct kvl_flights *flights, uint64_t cookie, uint32
 
     pthread_mutex_lock(&flights->lock);
     flight = kvl_table_get(&flights->flights, cookie);
-    if (flight != NULL && flight->kind == KVL_OP_LOAD && !flight->is_landing &&
-        flight->op != NULL && item < flight->count && !flight->cargo[item].has_slot) {
+    if (flight != NULL && flight->kind == KVL_OP_LOAD && !flight->is_direct &&
+        !flight->is_landing && flight->op != NULL && item < flight->count &&
+        !flight->cargo[item].has_slot) {
         chunk = *found;
         chunk.key.length = flight->cargo[item].chunk.key.length;
         memcpy(key, flight->cargo[item].key, chunk.key.length);
@@ -537,41 +582,45 @@ int kvl_flights_list_add(struct kvl_flights *flights, uint64_t cookie, const str
 
 /* ---- cutting off ---- */
 
-/* Asks the backends of an op to stop. Cookies are gathered first: no lock is held in the calls. */
-static void cancel_flights(struct kvl_flights *flights, struct kvl_op *op, int cut)
+/* Cuts flights off and notes whom to tell. @return how many; some may be left. The lock is held. */
+static uint32_t cut_some(struct kvl_flights *flights, struct kvl_op *op, struct cut *cuts,
+                         uint32_t room)
 {
-    struct {
-        struct kvl_backend *backend;
-        uint64_t cookie;
-    } list[64];
     uint32_t count = 0;
 
-    pthread_mutex_lock(&flights->lock);
-    for (struct kvl_flight *flight = op->first; flight != NULL;) {
-        struct kvl_flight *next = flight->next;
+    while (op->first != NULL && count < room) {
+        struct kvl_flight *flight = op->first;
 
-        if (count < sizeof(list) / sizeof(list[0]) && !flight->is_landing) {
-            list[count].backend = flight->backend;
-            list[count++].cookie = flight->cookie;
-        }
-        if (cut) {
-            unlink_flight(flight);
-            flights->quarantined++;
-            atomic_fetch_add_explicit(&flight->backend->overdue, 1, memory_order_relaxed);
-        }
-        flight = next;
+        cuts[count++] = (struct cut){flight->backend, flight->cookie};
+        unlink_flight(flight);
+        flights->quarantined++;
+        atomic_fetch_add_explicit(&flight->backend->overdue, 1, memory_order_relaxed);
     }
-    pthread_mutex_unlock(&flights->lock);
-    for (uint32_t i = 0; i < count; i++) {
-        if ((list[i].backend->caps & KVL_CAP_CANCEL) != 0) {
-            list[i].backend->module.ops.cancel(list[i].backend->self, list[i].cookie);
+    return count;
+}
+
+/* Cuts an op off from its flights and asks their backends to stop. No lock is held in the calls.
+ * When this returns, reads straight into the engine's memory have stopped (KVL_CAP_DIRECT). */
+static void cut_flights(struct kvl_flights *flights, struct kvl_op *op)
+{
+    struct cut cuts[64];
+    uint32_t count;
+
+    do {
+        pthread_mutex_lock(&flights->lock);
+        count = cut_some(flights, op, cuts, sizeof(cuts) / sizeof(cuts[0]));
+        pthread_mutex_unlock(&flights->lock);
+        for (uint32_t i = 0; i < count; i++) {
+            if ((cuts[i].backend->caps & KVL_CAP_CANCEL) != 0) {
+                cuts[i].backend->module.ops.cancel(cuts[i].backend->self, cuts[i].cookie);
+            }
         }
-    }
+    } while (count > 0);
 }
 
 void kvl_op_cut(struct kvl_op *op, int status)
 {
-    cancel_flights(op->flights, op, 1);
+    cut_flights(op->flights, op);
     for (uint32_t i = 0; i < op->item_count; i++) {
         if (op->items[i].status == -EINPROGRESS) {
             op->items[i].status = status;

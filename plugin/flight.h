@@ -17,8 +17,8 @@
 
 #include <pthread.h>
 
-#include "op.h"
 #include "hints.h"
+#include "op.h"
 #include "store.h"
 #include "table.h"
 
@@ -41,8 +41,8 @@ struct kvl_flight_stats {
     uint64_t quarantined; /* flights cut off and not yet completed */
 };
 
-int kvl_flights_create(struct kvl_store *store, struct kvl_hints *hints,
-                       const struct kvl_log *log, struct kvl_flights **flights_out);
+int kvl_flights_create(struct kvl_store *store, struct kvl_hints *hints, const struct kvl_log *log,
+                       struct kvl_flights **flights_out);
 
 /** Takes NULL. All backends have stopped. @return flights that were never completed. */
 uint64_t kvl_flights_destroy(struct kvl_flights *flights);

@@ -39,7 +39,7 @@ int kvl_hints_create(uint64_t entries, struct kvl_hints **hints_out)
         count *= 2;
     }
     hints->buckets = mmap(NULL, count * sizeof(struct bucket), PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (hints->buckets == MAP_FAILED) {
         free(hints);
         return -ENOMEM;

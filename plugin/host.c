@@ -130,6 +130,22 @@ static uint64_t host_store_max_bytes(const struct kvl_host *host)
     return kvl_store_max_bytes(backend_of(host)->store);
 }
 
+static int host_store_export(const struct kvl_host *host, struct kvl_store_export *out)
+{
+    if (out->size < sizeof(*out)) {
+        return -EINVAL;
+    }
+    return kvl_store_export(backend_of(host)->store, out);
+}
+
+static int host_locate(const struct kvl_host *host, const struct kvl_chunk_id *ids, uint32_t count,
+                       uint64_t deadline_ms, kvl_locate_fn fn, void *ctx)
+{
+    const struct kvl_watcher *watcher = backend_of(host)->watcher;
+
+    return watcher->locate(watcher->ctx, ids, count, deadline_ms, fn, ctx);
+}
+
 static int host_stats(const struct kvl_host *host, kvl_stat_fn fn, void *ctx)
 {
     const struct kvl_watcher *watcher = backend_of(host)->watcher;
@@ -175,5 +191,7 @@ void kvl_host_init(struct kvl_backend *backend)
         .store_fetch = host_store_fetch,
         .stats = host_stats,
         .health = host_health,
+        .store_export = host_store_export,
+        .locate = host_locate,
     };
 }

@@ -16,7 +16,7 @@
 #include "config.h"
 #include "option.h"
 
-#define KNOWN_NEEDS KVL_NEED_STORE
+#define KNOWN_NEEDS (KVL_NEED_STORE | KVL_NEED_EXPORT)
 #define MAX_NAMES 64
 #define MAX_OPTIONS 256
 
@@ -214,6 +214,10 @@ static const struct cap_slot slots[] = {
     SLOT(KVL_CAP_LIST, list),
     SLOT(KVL_CAP_PROBE, probe),
     SLOT(KVL_CAP_CANCEL, cancel),
+    SLOT(KVL_CAP_LOCATE, locate),
+    SLOT(KVL_CAP_CHANNEL, channels),
+    SLOT(KVL_CAP_DIRECT, read),
+    SLOT(KVL_CAP_DIRECT, cancel),
 };
 
 static int check_slots(const struct kvl_module *module, struct kvl_err *err)

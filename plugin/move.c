@@ -22,8 +22,8 @@ static void lookup_hints(struct kvl_instance *instance, const struct kvl_batch *
         }
         for (uint32_t i = 0; i < batch->count; i++) {
             if (answer->status[i] != 0 &&
-                (kvl_hints_find(instance->hints, kvl_hash_key(&batch->chunks[i].key)) >> b &
-                 1) != 0) {
+                (kvl_hints_find(instance->hints, kvl_hash_key(&batch->chunks[i].key)) >> b & 1) !=
+                    0) {
                 answer->status[i] = 0;
                 answer->location[i] = (uint8_t)(KVL_LOCATION_BACKEND + b);
             }

@@ -38,7 +38,7 @@ struct kvl_op_item {
     uint8_t is_flying;
     uint8_t has_view;
     uint8_t location;
-    struct kvl_view view; /* load: the chunk in the own store */
+    struct kvl_view view; /* load: the chunk in the own store; none when read directly */
 };
 
 struct kvl_op {

@@ -7,6 +7,7 @@
 #include "config.h"
 #include "core.h"
 #include "move.h"
+#include "peer.h"
 
 #ifndef KVL_BUILD_ID
 #define KVL_BUILD_ID "dev"
@@ -21,7 +22,8 @@ static int take_params(const struct kvl_open_params *from, struct kvl_open_param
         return kvl_err_set(err, -EINVAL, 0, "plugin: parameters are missing or of no known size");
     }
     memcpy(to, from, from->size < sizeof(*to) ? from->size : sizeof(*to));
-    if (to->flags != 0 || (to->override_count > 0 && to->overrides == NULL)) {
+    if ((to->flags & ~KVL_OPEN_ARENA_FD) != 0 ||
+        (to->override_count > 0 && to->overrides == NULL)) {
         return kvl_err_set(err, -EINVAL, 0, "plugin: flags 0x%x or overrides are not valid",
                            to->flags);
     }
@@ -215,6 +217,14 @@ static int plugin_reload(struct kvl_instance *instance, const struct kvl_open_pa
     return r < 0 ? r : kvl_core_reload(instance, &own, restart_out, err);
 }
 
+static int plugin_channels(struct kvl_instance *instance, const char *section,
+                           const struct kvl_channel_ops **ops_out, void **self_out)
+{
+    int r = ops_out != NULL && self_out != NULL ? enter_running(instance) : -EINVAL;
+
+    return r < 0 ? r : kvl_peer_channels(instance, section, ops_out, self_out);
+}
+
 static const struct kvl_plugin plugin = {
     .magic = KVL_PLUGIN_MAGIC,
     .size = sizeof(struct kvl_plugin),
@@ -239,6 +249,7 @@ static const struct kvl_plugin plugin = {
     .health = plugin_health,
     .stats = plugin_stats,
     .reload = plugin_reload,
+    .channels = plugin_channels,
 };
 
 KVL_EXPORT const struct kvl_plugin *kvlane_plugin_v1(void)

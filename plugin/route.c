@@ -18,6 +18,12 @@ static const struct kvl_option core_options[] = {
      .value = "no",
      .choices = "no|yes|evicted",
      .help = "yes: send saved chunks there; evicted: send what leaves the own store"},
+    {.name = "keep",
+     .type = KVL_OPTION_ENUM,
+     .value = "auto",
+     .choices = "auto|no|yes",
+     .help =
+         "keep chunks read from there in the own store; auto: where they pass through it anyway"},
 };
 
 static void name_word(const char *section, char *word, size_t size)
@@ -72,6 +78,12 @@ static int read_section(struct kvl_config *config, const struct kvl_config_secti
     return kvl_config_apply(config, section, both, 2);
 }
 
+static void take_core_settings(struct kvl_backend *backend, const struct kvl_settings *core)
+{
+    atomic_store(&backend->put_to, (int)kvl_settings_get(core, "put_to")->number);
+    atomic_store(&backend->keep, (int)kvl_settings_get(core, "keep")->number);
+}
+
 static int read_settings(const struct kvl_route_context *context,
                          const struct kvl_config_section *section, struct kvl_backend *backend)
 {
@@ -79,7 +91,7 @@ static int read_settings(const struct kvl_route_context *context,
     int r = read_section(context->config, section, backend, both);
 
     if (r == 0) {
-        atomic_store(&backend->put_to, (int)kvl_settings_get(&both[0], "put_to")->number);
+        take_core_settings(backend, &both[0]);
     }
     kvl_settings_fini(&both[0]);
     backend->settings = both[1];
@@ -149,7 +161,7 @@ static int apply_settings(struct kvl_backend *backend, struct kvl_settings both[
     backend->old_settings[backend->old_count++] = backend->settings;
     backend->settings = both[1];
     both[1].values = NULL;
-    atomic_store(&backend->put_to, (int)kvl_settings_get(&both[0], "put_to")->number);
+    take_core_settings(backend, &both[0]);
     return 0;
 }
 

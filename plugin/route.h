@@ -23,6 +23,9 @@
 /** What is sent to a backend. In the order of the option's words. */
 enum kvl_put_to { KVL_PUT_NO, KVL_PUT_YES, KVL_PUT_EVICTED };
 
+/** Whether bytes that are read stay in the own store as well. In the order of the option's words. */
+enum kvl_keep { KVL_KEEP_AUTO, KVL_KEEP_NO, KVL_KEEP_YES };
+
 enum kvl_required { KVL_REQUIRED_NO, KVL_REQUIRED_YES, KVL_REQUIRED_AUTO };
 
 enum kvl_backend_state {
@@ -40,6 +43,8 @@ struct kvl_watcher {
     int (*fetch)(void *ctx, const struct kvl_key *key, uint32_t flags, kvl_fetch_fn fn,
                  void *fn_ctx);
     void (*removed)(void *ctx, const struct kvl_key *key); /* a peer took it out of the store */
+    int (*locate)(void *ctx, const struct kvl_chunk_id *ids, uint32_t count, uint64_t deadline_ms,
+                  kvl_locate_fn fn, void *fn_ctx);
 };
 
 struct kvl_backend {
@@ -53,6 +58,7 @@ struct kvl_backend {
     struct kvl_log log;
     enum kvl_required required;
     atomic_int put_to; /* enum kvl_put_to */
+    atomic_int keep; /* enum kvl_keep */
     uint64_t caps; /* that hold in this role */
     struct kvl_limits limits;
     void *self;
@@ -118,6 +124,14 @@ static inline int kvl_backend_is_running(const struct kvl_backend *backend)
 {
     return atomic_load_explicit(&((struct kvl_backend *)(uintptr_t)backend)->state,
                                 memory_order_acquire) == KVL_BACKEND_RUNNING;
+}
+
+/** True when it reads into the engine's own memory and the store is not to keep what it reads. */
+static inline int kvl_backend_reads_direct(const struct kvl_backend *backend)
+{
+    return (backend->caps & KVL_CAP_DIRECT) != 0 &&
+           atomic_load_explicit(&((struct kvl_backend *)(uintptr_t)backend)->keep,
+                                memory_order_relaxed) != KVL_KEEP_YES;
 }
 
 #endif /* KVL_PLUGIN_ROUTE_H */

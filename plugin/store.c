@@ -44,6 +44,27 @@ int kvl_store_create(const struct kvl_store_params *params, struct kvl_store **s
     return 0;
 }
 
+int kvl_store_share(struct kvl_store *store, int fd)
+{
+    int r;
+
+    pthread_mutex_lock(&store->lock);
+    r = kvl_arena_share(&store->arena, fd);
+    pthread_mutex_unlock(&store->lock);
+    return r;
+}
+
+int kvl_store_export(struct kvl_store *store, struct kvl_store_export *out)
+{
+    if (store->arena.fd < 0) {
+        return -ENOTSUP;
+    }
+    out->fd = store->arena.fd;
+    out->base = store->arena.base;
+    out->bytes = store->arena.range;
+    return 0;
+}
+
 uint64_t kvl_store_destroy(struct kvl_store *store)
 {
     uint64_t out;

@@ -11,6 +11,7 @@
 #ifndef KVL_PLUGIN_STORE_H
 #define KVL_PLUGIN_STORE_H
 
+#include <kvlane/host.h>
 #include <kvlane/io.h>
 #include <kvlane/watch.h>
 
@@ -52,6 +53,15 @@ struct kvl_store_stats {
 
 /** @return 0; -EINVAL sizes; -ENOMEM. */
 int kvl_store_create(const struct kvl_store_params *params, struct kvl_store **store_out);
+
+/**
+ * Makes the memory mappable for other processes, for kvl_store_export. Only while nothing is stored.
+ * @param fd  of the engine's memory, -1 = none. @return as kvl_arena_share.
+ */
+int kvl_store_share(struct kvl_store *store, int fd);
+
+/** What other processes can map. @return 0; -ENOTSUP the store is not shared. */
+int kvl_store_export(struct kvl_store *store, struct kvl_store_export *out);
 
 /** Frees all. With leases or slots out the arena stays mapped. Takes NULL. @return how many out. */
 uint64_t kvl_store_destroy(struct kvl_store *store);

@@ -168,7 +168,7 @@ struct controller_msg {
 /** What a frame may hold at most; a frame beyond is a bad frame. */
 struct controller_limits {
     uint32_t frame_bytes;
-    uint32_t list_items; /* of one list or map */
+    uint32_t list_items; /* of all lists and maps of a message together */
     uint32_t text_bytes; /* of one string */
     uint32_t depth; /* of skipped values */
 };
@@ -203,8 +203,15 @@ struct controller_buf {
     size_t room;
 };
 void controller_buf_fini(struct controller_buf *buf);
+/** Makes room for `bytes` more. @return 0; -ENOMEM. */
+int controller_buf_reserve(struct controller_buf *buf, size_t bytes);
 
-/** Appends the message, byte for byte what msgspec writes. @return 0; -ENOMEM; -EINVAL no type. */
+/**
+ * Appends the message, byte for byte what msgspec writes; nothing in case of an error. Texts must
+ * be UTF-8.
+ * @return 0; -ENOMEM; -EINVAL no type, or one that is none, an operation of no kind, or `args`
+ *         that are not one map.
+ */
 int controller_encode(const struct controller_msg *msg, struct controller_buf *buf);
 
 /** `RegisterMsg`, ...; NULL for what is none. */

@@ -98,8 +98,8 @@ struct py_socket_call {
 /**
  * Begins a call. All text is copied. `done` runs exactly once when 0 was returned, by the driver
  * with no lock held, perhaps before this returns:
- *   0; -ETIMEDOUT; -ECONNREFUSED it said no, with its text in the log; -EPROTO it spoke nonsense;
- *   -EACCES keys do not match; -ECANCELED.
+ *   0; -ETIMEDOUT; -EPROTO it said no or spoke nonsense, and the log has its text; -EACCES keys do
+ *   not match; -ECANCELED; -EMFILE too many peers or descriptors; -ENOMEM.
  * @param call_out  for py_socket_link_cancel; may be NULL
  * @return 0 begun; -EALREADY all is known, `done` does not run and side_reply_out (room for a URL;
  *         may be NULL) is filled; -EINVAL; -EAGAIN too many at once; -ECANCELED; -ENOMEM.

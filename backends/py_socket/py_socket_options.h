@@ -35,7 +35,7 @@ struct py_socket_options {
 
     int with_curve;
     const char *curve_secret_key;
-    const char *curve_public_key;
+    char curve_public_key[PY_SOCKET_CURVE_KEY + 1];
     char (*curve_peer_keys)[PY_SOCKET_CURVE_KEY + 1]; /* owned; who may connect */
     uint32_t curve_peer_count; /* 0 = who knows our public key */
     struct py_socket_server_key *curve_server_keys; /* owned */
@@ -47,7 +47,7 @@ struct py_socket_options {
     int shm;
 };
 
-#define PY_SOCKET_OPTION_COUNT 16u
+#define PY_SOCKET_OPTION_COUNT 15u
 extern const struct kvl_option py_socket_option_table[PY_SOCKET_OPTION_COUNT];
 
 /** Reads and checks the settings. @return 0 and a record to give back; -EINVAL; -ENOMEM. */

@@ -26,6 +26,7 @@
 #define PY_SOCKET_LOOKUP_BYTES (64u << 20) /* of a frame at peer_lookup_url */
 #define PY_SOCKET_LIST_MAX 65536u /* entries of a list */
 #define PY_SOCKET_KEY_MAX 4096u /* bytes of a key */
+#define PY_SOCKET_TEXT_MAX 1024u /* of any other text */
 #define PY_SOCKET_MAP_MAX 256u /* pairs of a map */
 #define PY_SOCKET_DEPTH 32u /* of values that are skipped */
 

@@ -131,7 +131,11 @@ struct kvl_backend_ops {
     /** Which chunks are there? Item 0 or -ENOENT. Moves no bytes. */
     int (*lookup)(void *self, const struct kvl_batch *batch);
 
-    /** Brings chunks: into `sg`, or where host->read_target says. */
+    /**
+     * Brings chunks: where host->read_target says; or into `sg`, which only backends with
+     * KVL_CAP_DIRECT are given. Those check size, attributes and checksum themselves against what
+     * the chunk record expects.
+     */
     int (*read)(void *self, const struct kvl_batch *batch);
 
     /** Sends chunks from `sg`. Item 0 only when the other side has them. */

@@ -52,9 +52,12 @@ KVL_EXTERN_C_BEGIN
 
 struct kvl_instance;
 
+/** arena_fd is set. */
+#define KVL_OPEN_ARENA_FD (1u << 0)
+
 struct kvl_open_params {
     uint32_t size; /* sizeof(struct kvl_open_params) of the engine */
-    uint32_t flags; /* 0 */
+    uint32_t flags; /* KVL_OPEN_ */
     const char *config_path; /* INI file; or NULL */
     const char *config_text; /* INI text instead of a file; or NULL */
     /* Both NULL: the file named by KVLANE_CONFIG, else -EINVAL. */
@@ -67,8 +70,13 @@ struct kvl_open_params {
      * takes the place of `[store] max_bytes`. */
     void *arena;
     uint64_t arena_bytes;
+    /* Since 1.1, with KVL_OPEN_ARENA_FD: the memfd (made with MFD_ALLOW_SEALING) that `arena` maps
+     * from its beginning, so that backends can show the store to engines on the same host. It is
+     * sealed against changes of its size; the descriptor itself stays the engine's. */
+    int32_t arena_fd;
+    uint32_t reserved2; /* 0 */
 };
-KVL_STATIC_ASSERT(sizeof(struct kvl_open_params) == 72, "append fields, bump the minor version");
+KVL_STATIC_ASSERT(sizeof(struct kvl_open_params) == 80, "append fields, bump the minor version");
 
 /** Outcome of an operation. The caller sets size, item_count and the arrays it wants filled. */
 struct kvl_result {

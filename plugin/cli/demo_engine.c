@@ -29,6 +29,7 @@ struct demo_engine {
     int fd;
     struct model *model;
     void *arena;
+    int arena_fd; /* memfd behind it, so that engines beside us can read it */
     uint64_t arena_bytes;
     char keys[DEMO_CHUNKS_MAX][DEMO_KEY_ROOM];
     struct kvl_chunk chunks[DEMO_CHUNKS_MAX];
@@ -303,6 +304,21 @@ static int flip_sealed(struct demo_engine *self, const char *key_text)
 
 /* ---- the process ---- */
 
+static int engine_arena(struct demo_engine *self)
+{
+    self->arena_fd = memfd_create("kvlane-demo", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (self->arena_fd < 0 || ftruncate(self->arena_fd, (off_t)self->arena_bytes) < 0) {
+        return -1;
+    }
+    self->arena =
+        mmap(NULL, self->arena_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, self->arena_fd, 0);
+    if (self->arena == MAP_FAILED) {
+        self->arena = NULL;
+        return -1;
+    }
+    return 0;
+}
+
 static int engine_begin(struct demo_engine *self)
 {
     struct {
@@ -320,11 +336,9 @@ static int engine_begin(struct demo_engine *self)
     setup.config_text = message.text[0] != '\0' ? message.text : NULL;
     if (message.init.arena_bytes != 0) {
         self->arena_bytes = message.init.arena_bytes;
-        self->arena = mmap(NULL, self->arena_bytes, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (self->arena == MAP_FAILED) {
-            self->arena = NULL;
-            cli_error("demo: no memory for a store of %" PRIu64 " bytes", self->arena_bytes);
+        if (engine_arena(self) < 0) {
+            cli_error("demo: no memory for a store of %" PRIu64 " bytes: %s", self->arena_bytes,
+                      strerror(errno));
             return CLI_OS;
         }
     }
@@ -333,6 +347,7 @@ static int engine_begin(struct demo_engine *self)
         return CLI_OS;
     }
     setup.arena = self->arena;
+    setup.arena_fd = self->arena_fd;
     setup.arena_bytes = self->arena != NULL ? self->arena_bytes : 0;
     {
         int r = engine_open(&self->engine, &setup);
@@ -400,6 +415,9 @@ static int engine_run(struct demo_engine *self)
     model_destroy(self->model);
     if (self->arena != NULL && closed == CLI_OK) {
         (void)munmap(self->arena, self->arena_bytes);
+    }
+    if (self->arena_fd > 0) {
+        (void)close(self->arena_fd);
     }
     return r;
 }

@@ -241,6 +241,10 @@ static int call_open(struct engine *engine, const struct engine_setup *setup, en
     params.log_ctx = engine;
     params.arena = setup->arena;
     params.arena_bytes = setup->arena_bytes;
+    if (setup->arena_fd > 0) {
+        params.flags |= KVL_OPEN_ARENA_FD;
+        params.arena_fd = setup->arena_fd;
+    }
     r = call_do(engine, call, &params, &err);
     free(overrides);
     if (r < 0) {

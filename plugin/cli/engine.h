@@ -30,6 +30,7 @@ struct engine_setup {
     const char *const *extra; /* overrides, applied before those of the user */
     uint32_t extra_count;
     void *arena; /* until engine_close() */
+    int arena_fd; /* memfd behind it; 0 or less = none */
     uint64_t arena_bytes;
 };
 

@@ -308,7 +308,7 @@ static void test_bad_arguments(void **state)
     params.size = 0;
     assert_int_equal(engine.plugin->open(&params, &engine.instance, &engine.err), -EINVAL);
     params.size = sizeof(params);
-    params.flags = 1;
+    params.flags = 1u << 31;
     assert_int_equal(engine.plugin->open(&params, &engine.instance, &engine.err), -EINVAL);
     params.flags = 0;
     assert_int_equal(open_params(&params), 0);

@@ -460,6 +460,47 @@ static void test_a_late_completion_is_harmless(void **state)
     free(memory);
 }
 
+/* ---- reads straight into the engine's memory ---- */
+
+static void test_direct_reads_pass_the_store_by(void **state)
+{
+    uint8_t location = 9;
+    uint32_t i;
+
+    (void)state;
+    open_start("[mock_direct]\nshelf = direct\npreload = a\n");
+    assert_int_equal(load("a", 5000, &location), 0);
+    assert_int_equal(location, KVL_LOCATION_BACKEND);
+    for (i = 0; i < BYTES; i++) {
+        assert_int_equal(data[i], mock_byte("a", i));
+    }
+    assert_int_equal(engine_stat(&engine, "store_chunks"), 0);
+    close_clean();
+
+    open_start("[mock_direct]\nshelf = direct\nkeep = yes\n");
+    assert_int_equal(load("a", 5000, &location), 0);
+    assert_int_equal(data[1], mock_byte("a", 1));
+    assert_int_equal(engine_stat(&engine, "store_chunks"), 1);
+    assert_int_equal(load("a", 5000, &location), 0);
+    assert_int_equal(location, KVL_LOCATION_LOCAL);
+    close_clean();
+}
+
+/* At the deadline the memory is the engine's again: the promise behind KVL_CAP_DIRECT. */
+static void test_direct_reads_stop_at_the_deadline(void **state)
+{
+    static uint8_t canary[BYTES];
+
+    (void)state;
+    memset(canary, 0xee, sizeof(canary));
+    open_start("[mock_direct_late]\nshelf = late\npreload = a\n");
+    assert_int_equal(load("a", 50, NULL), -ETIMEDOUT);
+    memset(data, 0xee, sizeof(data));
+    assert_true(engine_await_stat(&engine, "mock_direct_late_completed", 1));
+    assert_memory_equal(data, canary, sizeof(data));
+    close_clean();
+}
+
 static void test_late_alone_does_not_hold_close_up(void **state)
 {
     uint64_t before;
@@ -697,6 +738,8 @@ int main(void)
         cmocka_unit_test(test_a_second_completion_is_ignored_and_counted),
         cmocka_unit_test(test_a_late_completion_is_harmless),
         cmocka_unit_test(test_late_alone_does_not_hold_close_up),
+        cmocka_unit_test(test_direct_reads_pass_the_store_by),
+        cmocka_unit_test(test_direct_reads_stop_at_the_deadline),
         cmocka_unit_test(test_open_twice_and_close_null),
         cmocka_unit_test(test_a_forked_child_gets_echild),
         cmocka_unit_test(test_a_child_may_open_its_own),

@@ -56,6 +56,8 @@ struct mock {
     uint64_t items[MOCK_PROBE + 1];
     uint64_t late;
     uint64_t completed;
+    uint64_t lingering; /* cookie of a job that is late on purpose, 0 = none */
+    uint64_t cancelled; /* cookie of it that is not wanted any more */
 };
 
 const struct kvl_option mock_options[MOCK_OPTION_COUNT] = {
@@ -480,9 +482,11 @@ static void mock_linger(struct mock *mock, const struct mock_job *job)
                              .tv_nsec = (long)(due % 1000) * 1000000};
 
     (void)pthread_mutex_lock(&mock->lock);
-    while (!mock->stopping && mock_now_ms() < due) {
+    mock->lingering = job->cookie;
+    while (!mock->stopping && mock->cancelled != job->cookie && mock_now_ms() < due) {
         (void)pthread_cond_timedwait(&mock->wake, &mock->lock, &until);
     }
+    mock->lingering = 0;
     (void)pthread_mutex_unlock(&mock->lock);
 }
 
@@ -517,6 +521,9 @@ static void mock_serve(struct mock *mock, struct mock_job *job, int cancelled)
     if (is_late) {
         mock_ask_targets(mock, job);
         mock_linger(mock, job);
+        (void)pthread_mutex_lock(&mock->lock);
+        cancelled = mock->cancelled == job->cookie;
+        (void)pthread_mutex_unlock(&mock->lock);
     }
     mock_complete(mock, job, cancelled);
     if (is_late) {
@@ -682,6 +689,18 @@ int mock_probe(void *self, uint64_t cookie, uint64_t deadline_ms)
 {
     (void)deadline_ms;
     return mock_submit_bare(self, MOCK_PROBE, cookie);
+}
+
+void mock_cancel(void *self, uint64_t cookie)
+{
+    struct mock *mock = self;
+
+    (void)pthread_mutex_lock(&mock->lock);
+    if (mock->lingering == cookie) {
+        mock->cancelled = cookie;
+        (void)pthread_cond_signal(&mock->wake);
+    }
+    (void)pthread_mutex_unlock(&mock->lock);
 }
 
 /* ---- watch ---- */

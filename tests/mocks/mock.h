@@ -48,6 +48,8 @@ int mock_write(void *self, const struct kvl_batch *batch);
 int mock_remove(void *self, const struct kvl_batch *batch);
 int mock_list(void *self, uint64_t cookie, uint64_t deadline_ms);
 int mock_probe(void *self, uint64_t cookie, uint64_t deadline_ms);
+/** No byte of that batch is written any more when this returns. */
+void mock_cancel(void *self, uint64_t cookie);
 void mock_get_health(void *self, struct kvl_health *health_out);
 void mock_get_stats(void *self, kvl_stat_fn fn, void *ctx);
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "arena.h"
 
@@ -44,6 +45,64 @@ static void test_whole_range_can_be_one_span(void **state)
     assert_null(kvl_arena_alloc(&arena, 1, &(uint32_t){0}));
     kvl_arena_free(&arena, span);
     assert_non_null(kvl_arena_alloc(&arena, 3 * MIB + 4096 + 1, &span));
+    kvl_arena_fini(&arena);
+}
+
+/* Another process would map the descriptor just like this. */
+static void test_shared_memory_shows_what_is_written(void **state)
+{
+    struct kvl_arena arena;
+    unsigned char *seen;
+    unsigned char *mine;
+    uint32_t span;
+    uint32_t other;
+
+    (void)state;
+    assert_int_equal(kvl_arena_init(&arena, NULL, MIB), 0);
+    assert_int_equal(kvl_arena_share(&arena, -1), 0);
+    assert_int_equal(kvl_arena_share(&arena, -1), 0);
+    seen = mmap(NULL, arena.range, PROT_READ, MAP_SHARED, arena.fd, 0);
+    assert_true(seen != MAP_FAILED);
+    assert_true(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, arena.fd, 0) == MAP_FAILED);
+
+    mine = kvl_arena_alloc(&arena, MIB / 2, &span);
+    memset(mine, 7, MIB / 2);
+    assert_int_equal(seen[mine - arena.base + 1000], 7);
+    /* Purging gives the pages back although they are shared. */
+    kvl_arena_free(&arena, span);
+    assert_non_null(kvl_arena_alloc(&arena, MIB - 64, &other));
+    assert_true(arena.purges > 0);
+    assert_true(kvl_arena_is_sound(&arena));
+    assert_int_equal(munmap(seen, arena.range), 0);
+    kvl_arena_fini(&arena);
+}
+
+static void test_memory_in_use_or_of_others_is_not_shared(void **state)
+{
+    void *base = aligned_alloc(4096, 4096);
+    struct kvl_arena arena;
+    uint32_t span;
+    int fd;
+
+    (void)state;
+    assert_int_equal(kvl_arena_init(&arena, base, 4096), 0);
+    assert_int_equal(kvl_arena_share(&arena, -1), -ENOTSUP);
+    kvl_arena_fini(&arena);
+    free(base);
+
+    fd = memfd_create("engine", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    assert_int_equal(ftruncate(fd, MIB), 0);
+    base = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    assert_int_equal(kvl_arena_init(&arena, base, MIB), 0);
+    assert_int_equal(kvl_arena_share(&arena, fd), 0);
+    assert_int_equal(ftruncate(fd, 4096), -1);
+    kvl_arena_fini(&arena);
+    munmap(base, MIB);
+    close(fd);
+
+    assert_int_equal(kvl_arena_init(&arena, NULL, MIB), 0);
+    assert_non_null(kvl_arena_alloc(&arena, 64, &span));
+    assert_int_equal(kvl_arena_share(&arena, -1), -EBUSY);
     kvl_arena_fini(&arena);
 }
 
@@ -189,6 +248,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_spans_are_aligned_and_apart),
         cmocka_unit_test(test_whole_range_can_be_one_span),
+        cmocka_unit_test(test_shared_memory_shows_what_is_written),
+        cmocka_unit_test(test_memory_in_use_or_of_others_is_not_shared),
         cmocka_unit_test(test_neighbours_merge),
         cmocka_unit_test(test_pieces_are_given_back_for_a_long_span),
         cmocka_unit_test(test_engine_memory_is_used_and_kept),

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "controller_count.h"
+
+const char *const controller_count_names[CONTROLLER_COUNTS] = {
+    [CONTROLLER_COUNT_PULL_FRAMES] = "pull_frames",
+    [CONTROLLER_COUNT_REPLY_MESSAGES] = "reply_messages",
+    [CONTROLLER_COUNT_PULL_PENDING] = "pull_pending",
+    [CONTROLLER_COUNT_REPLY_PENDING] = "reply_pending",
+    [CONTROLLER_COUNT_PULL_ACTIVE] = "pull_active",
+    [CONTROLLER_COUNT_REPLY_ACTIVE] = "reply_active",
+    [CONTROLLER_COUNT_KEY_OPS] = "key_ops",
+    [CONTROLLER_COUNT_SYNC_KEYS] = "sync_keys",
+    [CONTROLLER_COUNT_LOOKUPS] = "lookups",
+    [CONTROLLER_COUNT_LOOKUP_HITS] = "lookup_hits",
+    [CONTROLLER_COUNT_REGISTRATIONS] = "registrations",
+    [CONTROLLER_COUNT_HEARTBEATS] = "heartbeats",
+    [CONTROLLER_COUNT_SYNC_REQUESTS] = "sync_requests",
+    [CONTROLLER_COUNT_SYNC_STARTS] = "sync_starts",
+    [CONTROLLER_COUNT_SYNC_REFUSED] = "sync_refused",
+    [CONTROLLER_COUNT_SYNC_ENDS] = "sync_ends",
+    [CONTROLLER_COUNT_BAD_FRAMES] = "bad_frames",
+    [CONTROLLER_COUNT_SHORT_MESSAGES] = "short_messages",
+    [CONTROLLER_COUNT_UNKNOWN_MESSAGES] = "unknown_messages",
+    [CONTROLLER_COUNT_DROPPED_UNKNOWN_WORKER] = "dropped_unknown_worker",
+    [CONTROLLER_COUNT_DROPPED_SYNCING] = "dropped_syncing",
+    [CONTROLLER_COUNT_DROPPED_SYNC] = "dropped_sync",
+    [CONTROLLER_COUNT_DROPPED_MEMORY] = "dropped_memory",
+    [CONTROLLER_COUNT_REAPED] = "reaped",
+    [CONTROLLER_COUNT_CONTROL_CALLS] = "control_calls",
+    [CONTROLLER_COUNT_CONTROL_TIMEOUTS] = "control_timeouts",
+    [CONTROLLER_COUNT_SNAPSHOTS] = "snapshots",
+    [CONTROLLER_COUNT_SNAPSHOT_FAILURES] = "snapshot_failures",
+};

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "controller_options.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DAY_MS (24ll * 3600 * 1000)
+#define PORT_MAX 65535
+#define SEED_MAX 4294967295ll
+/* One string, and values inside values that nobody reads. */
+#define TEXT_MAX (64u * 1024)
+#define DEPTH_MAX 32u
+
+const struct kvl_option controller_option_table[CONTROLLER_OPTION_COUNT] = {
+    {"role", KVL_OPTION_ENUM, 0, "controller", "controller|worker", 0, 0,
+     "controller: workers report to us; worker: we report to a controller"},
+
+    {"host", KVL_OPTION_STRING, 0, "127.0.0.1", NULL, 0, 0,
+     "address that workers reach us at; 0.0.0.0 or * = all of this machine"},
+    {"pull_port", KVL_OPTION_INT, 0, "8300", NULL, 0, PORT_MAX,
+     "for events of workers; 0 lets the kernel pick"},
+    {"reply_port", KVL_OPTION_INT, 0, "8400", NULL, 0, PORT_MAX,
+     "for questions of workers; 0 lets the kernel pick"},
+    {"heartbeat_port", KVL_OPTION_INT, 0, "0", NULL, -1, PORT_MAX,
+     "for heartbeats; 0 = none, -1 lets the kernel pick"},
+    {"http", KVL_OPTION_BOOL, 0, "yes", NULL, 0, 0, "serve the HTTP API"},
+    {"http_host", KVL_OPTION_STRING, 0, "", NULL, 0, 0, "its address; unset = host"},
+    {"http_port", KVL_OPTION_INT, 0, "9000", NULL, 0, PORT_MAX, "0 lets the kernel pick"},
+    {"allow_remote", KVL_OPTION_BOOL, 0, "no", NULL, 0, 0,
+     "bind beyond loopback too; nobody is asked for a password"},
+    {"health_check_interval", KVL_OPTION_DURATION, 0, "0", NULL, 0, DAY_MS,
+     "how often silent workers are looked for; 0 = never"},
+    {"lmcache_worker_timeout", KVL_OPTION_DURATION, 0, "300s", NULL, 1000, DAY_MS,
+     "a worker that sent heartbeats and is silent for so long is taken out"},
+    {"control_timeout", KVL_OPTION_DURATION, 0, "30s", NULL, 10, 3600 * 1000,
+     "longest wait for the answers of workers to one call"},
+    {"chunk_size", KVL_OPTION_INT, 0, "256", NULL, 1, 1 << 20, "tokens of a chunk, as workers cut"},
+    {"hash_seed", KVL_OPTION_INT, 0, "", NULL, 0, SEED_MAX,
+     "PYTHONHASHSEED of workers with vLLM; unset = workers without vLLM"},
+    {"hash_sip", KVL_OPTION_ENUM, 0, "13", "13|24", 0, 0,
+     "SipHash of the workers' Python: 13 from 3.11 on, 24 before"},
+    {"hash_extra", KVL_OPTION_ENUM, 0, "empty", "empty|none", 0, 0,
+     "third part of what workers hash: () or None"},
+    {"none_hash", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "NONE_HASH of the workers, in place of hash_seed"},
+    {"snapshot", KVL_OPTION_PATH, 0, "", NULL, 0, 0,
+     "file that keeps who holds what across a restart"},
+    {"snapshot_interval", KVL_OPTION_DURATION, 0, "60s", NULL, 0, DAY_MS,
+     "how often it is written; 0 = at the end only"},
+    {"max_frame", KVL_OPTION_SIZE, 0, "64MiB", NULL, 4096, 1 << 30,
+     "largest frame; a peer that sends more is cut off"},
+    {"max_list", KVL_OPTION_INT, 0, "1048576", NULL, 1024, 1 << 27,
+     "longest list in a message; more is a bad frame"},
+    {"max_batches", KVL_OPTION_INT, 0, "65536", NULL, 1, 1 << 20,
+     "most batches of one full sync; more are refused"},
+};
+
+int controller_err(struct kvl_err *err, int code, const char *fmt, ...)
+{
+    va_list args;
+    int n;
+
+    if (err == NULL || err->size < sizeof(*err)) {
+        return code;
+    }
+    err->code = code;
+    err->os_errno = -code;
+    va_start(args, fmt);
+    n = vsnprintf(err->text, sizeof(err->text), fmt, args);
+    va_end(args);
+    if (n < 0) {
+        err->text[0] = '\0';
+    }
+    return code;
+}
+
+static struct kvl_setting options_get(const struct kvl_host *host, const char *name)
+{
+    struct kvl_setting setting = {.text = ""};
+
+    if (host->setting(host, name, &setting) < 0 || setting.text == NULL) {
+        setting.text = "";
+    }
+    return setting;
+}
+
+/* ---- role controller ---- */
+
+static int options_read_controller(const struct kvl_host *host, struct controller_options *options,
+                                   struct kvl_err *err)
+{
+    options->host = options_get(host, "host").text;
+    options->pull_port = (int32_t)options_get(host, "pull_port").number;
+    options->reply_port = (int32_t)options_get(host, "reply_port").number;
+    options->heartbeat_port = (int32_t)options_get(host, "heartbeat_port").number;
+    options->http = options_get(host, "http").number != 0;
+    options->http_host = options_get(host, "http_host").text;
+    options->http_port = (int32_t)options_get(host, "http_port").number;
+    options->allow_remote = options_get(host, "allow_remote").number != 0;
+    options->health_check_interval_ms = (uint64_t)options_get(host, "health_check_interval").number;
+    options->worker_timeout_ms = (uint64_t)options_get(host, "lmcache_worker_timeout").number;
+    options->control_timeout_ms = (uint64_t)options_get(host, "control_timeout").number;
+    options->hashing.chunk_size = (uint32_t)options_get(host, "chunk_size").number;
+    options->hashing.extra = options_get(host, "hash_extra").number == 0 ? CONTROLLER_EXTRA_EMPTY
+                                                                         : CONTROLLER_EXTRA_NONE;
+    options->snapshot = options_get(host, "snapshot").text;
+    options->snapshot_interval_ms = (uint64_t)options_get(host, "snapshot_interval").number;
+    options->limits = (struct controller_limits){
+        .frame_bytes = (uint32_t)options_get(host, "max_frame").number,
+        .list_items = (uint32_t)options_get(host, "max_list").number,
+        .text_bytes = TEXT_MAX,
+        .depth = DEPTH_MAX,
+    };
+    options->batch_count_max = (uint64_t)options_get(host, "max_batches").number;
+    if (options->health_check_interval_ms != 0 && options->health_check_interval_ms < 1000) {
+        return controller_err(err, -EINVAL,
+                              "controller: health_check_interval is 0 or at least 1s, not %" PRIu64
+                              " ms",
+                              options->health_check_interval_ms);
+    }
+    return 0;
+}
+
+int controller_options_read(const struct kvl_host *host, struct controller_options *options_out,
+                            struct kvl_err *err)
+{
+    struct controller_options options = {
+        .role = (enum controller_role_name)options_get(host, "role").number,
+        .host = "",
+        .http_host = "",
+        .snapshot = "",
+    };
+    int r = options_read_controller(host, &options, err);
+
+    if (r == 0) {
+        *options_out = options;
+    }
+    return r;
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file controller_orchestrate.h
+ * What orchestrators ask for: who has these tokens, which workers are there, and orders that go on
+ * to workers (clear, pin, compress, decompress, move, health). The HTTP API calls this.
+ */
+#ifndef KVL_CONTROLLER_ORCHESTRATE_H
+#define KVL_CONTROLLER_ORCHESTRATE_H
+
+#include "controller_wire.h"
+
+struct controller_server;
+
+/**
+ * Executes LookupMsg, QueryInstMsg, ClearMsg, PinMsg, CompressMsg, DecompressMsg, MoveMsg,
+ * HealthMsg, CheckFinishMsg or QueryWorkerInfoMsg. From any thread, several at once; an order that
+ * goes to workers blocks until all have answered, or up to the option control_timeout.
+ *
+ * @param request  its event_id comes back in the reply; may lie in memory of any arena but `arena`
+ * @param arena    holds what reply_out points to; not reset by this call
+ * @param reply_out  the ...RetMsg that goes with the request, or CONTROLLER_ERROR with the text
+ * @return 0 also for CONTROLLER_ERROR; -EINVAL not such a message; -ECANCELED the server stops;
+ *         -ENOMEM.
+ */
+int controller_orchestrate(struct controller_server *server, const struct controller_msg *request,
+                           struct controller_arena *arena, struct controller_msg *reply_out);
+
+#endif /* KVL_CONTROLLER_ORCHESTRATE_H */

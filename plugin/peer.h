@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file peer.h
+ * What the core does for engines and backends that reach other engines: memory they can map, whom
+ * to ask in the fleet, channels.
+ */
+#ifndef KVL_PLUGIN_PEER_H
+#define KVL_PLUGIN_PEER_H
+
+#include "core.h"
+
+/**
+ * Makes the store's memory mappable when a backend wants that. Before anything is stored.
+ * @param fd  of the engine's memory, -1 = none
+ */
+void kvl_peer_share_store(struct kvl_instance *instance, int fd);
+
+/** host->locate, given on to the first backend that can. @param ctx  the instance */
+int kvl_peer_locate(void *ctx, const struct kvl_chunk_id *ids, uint32_t count, uint64_t deadline_ms,
+                    kvl_locate_fn fn, void *fn_ctx);
+
+/** kvl_plugin.channels; the instance runs, the pointers are not NULL. */
+int kvl_peer_channels(struct kvl_instance *instance, const char *section,
+                      const struct kvl_channel_ops **ops_out, void **self_out);
+
+#endif /* KVL_PLUGIN_PEER_H */
