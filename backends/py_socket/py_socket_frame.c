@@ -149,7 +149,7 @@ int py_socket_frame_decode(const uint8_t *bytes, struct py_socket_frame *frame_o
 
 /* ---- HELLO ---- */
 
-void py_socket_hello_encode(const struct py_socket_hello *hello, uint8_t *bytes_out)
+void py_socket_greeting_encode(const struct py_socket_greeting *hello, uint8_t *bytes_out)
 {
     struct kvl_writer out;
 
@@ -169,7 +169,7 @@ void py_socket_hello_encode(const struct py_socket_hello *hello, uint8_t *bytes_
     kvl_writer_put_u64le(&out, hello->reserved[1]);
 }
 
-static int hello_check(const struct py_socket_hello *hello)
+static int hello_check(const struct py_socket_greeting *hello)
 {
     uint64_t end;
 
@@ -188,9 +188,9 @@ static int hello_check(const struct py_socket_hello *hello)
     return 0;
 }
 
-int py_socket_hello_decode(const uint8_t *bytes, struct py_socket_hello *hello_out)
+int py_socket_greeting_decode(const uint8_t *bytes, struct py_socket_greeting *hello_out)
 {
-    struct py_socket_hello hello;
+    struct py_socket_greeting hello;
     struct kvl_cursor in;
     int r;
 

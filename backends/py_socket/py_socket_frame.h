@@ -14,7 +14,7 @@
  * answer bears the id of its request and PY_SOCKET_REPLY. A byte that does not fit what this file
  * says, or a range outside the buffer, ends the connection and nothing else.
  *
- *   HELLO    table: struct py_socket_hello             WELCOME  the same
+ *   HELLO    table: struct py_socket_greeting             WELCOME  the same
  *   READ     table: ranges of the receiver's buffer    reply    payload: their bytes, in order
  *   WRITE    table: likewise; payload: their bytes     reply
  *   SEND     table: ranges of the sender's buffer,     reply    when the receiver has taken them
@@ -95,7 +95,7 @@ struct py_socket_frame {
 /** LOOKUP, GET and RELEASE are answered. */
 #define PY_SOCKET_CHUNKS (1u << 10)
 
-struct py_socket_hello {
+struct py_socket_greeting {
     uint32_t version; /* HELLO: highest spoken; WELCOME: the one to speak */
     uint32_t min_version; /* lowest */
     uint32_t flags;
@@ -165,10 +165,10 @@ void py_socket_frame_encode(const struct py_socket_frame *frame, uint8_t *bytes_
  */
 int py_socket_frame_decode(const uint8_t *bytes, struct py_socket_frame *frame_out);
 
-void py_socket_hello_encode(const struct py_socket_hello *hello, uint8_t *bytes_out);
+void py_socket_greeting_encode(const struct py_socket_greeting *hello, uint8_t *bytes_out);
 
 /** Reads PY_SOCKET_HELLO_BYTES. @return 0; -EPROTO numbers that cannot be. */
-int py_socket_hello_decode(const uint8_t *bytes, struct py_socket_hello *hello_out);
+int py_socket_greeting_decode(const uint8_t *bytes, struct py_socket_greeting *hello_out);
 
 void py_socket_range_encode(const struct py_socket_range *range, uint8_t *bytes_out);
 void py_socket_range_decode(const uint8_t *bytes, struct py_socket_range *range_out);
