@@ -5,53 +5,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "py_socket_data.h"
-#include "py_socket_job.h"
+#include "py_socket_fetch_core.h"
 
 #define KEEP_EVERY_MS 500u
 
-enum counter { LOOKUPS, FOUND, READS, READ_OK, READ_BYTES, QUESTIONS, LOCATES, STALE, COUNTERS };
-
-static const char *const counter_names[COUNTERS] = {
-    [LOOKUPS] = "fetch_lookups", [FOUND] = "fetch_found",      [READS] = "fetch_reads",
-    [READ_OK] = "fetch_read_ok", [READ_BYTES] = "fetch_bytes", [QUESTIONS] = "fetch_questions",
-    [LOCATES] = "fetch_locates", [STALE] = "fetch_stale",
+static const char *const counter_names[PY_SOCKET_FETCH_COUNTERS] = {
+    [PY_SOCKET_LOOKUPS] = "fetch_lookups",  [PY_SOCKET_FOUND] = "fetch_found",
+    [PY_SOCKET_READS] = "fetch_reads",      [PY_SOCKET_READ_OK] = "fetch_read_ok",
+    [PY_SOCKET_READ_BYTES] = "fetch_bytes", [PY_SOCKET_QUESTIONS] = "fetch_questions",
+    [PY_SOCKET_LOCATES] = "fetch_locates",  [PY_SOCKET_STALE] = "fetch_stale",
 };
 
-struct py_socket_fetch {
-    struct py_socket_fetch_config config;
-    struct py_socket_who *who;
-    uint64_t thread;
-    int has_thread;
-    atomic_uint_fast64_t counters[COUNTERS];
-
-    pthread_mutex_t lock; /* guards all below */
-    pthread_cond_t changed;
-    struct py_socket_job *jobs;
-    struct py_socket_job *finished; /* done before their submit returned: the thread tells */
-    uint32_t calls; /* handshakes and locates under way that come back to us */
-    int quiet;
-    int stopping;
-};
-
-static void count(struct py_socket_fetch *fetch, enum counter which, uint64_t by)
-{
-    atomic_fetch_add_explicit(&fetch->counters[which], by, memory_order_relaxed);
-}
-
-static uint64_t now_ms(const struct py_socket_fetch *fetch)
-{
-    return fetch->config.host->now_ms(fetch->config.host);
-}
-
-static void call_begins(struct py_socket_fetch *fetch)
+void py_socket_fetch_call_begins(struct py_socket_fetch *fetch)
 {
     pthread_mutex_lock(&fetch->lock);
     fetch->calls++;
     pthread_mutex_unlock(&fetch->lock);
 }
 
-static void call_ends(struct py_socket_fetch *fetch)
+void py_socket_fetch_call_ends(struct py_socket_fetch *fetch)
 {
     pthread_mutex_lock(&fetch->lock);
     fetch->calls--;
@@ -59,248 +31,11 @@ static void call_ends(struct py_socket_fetch *fetch)
     pthread_mutex_unlock(&fetch->lock);
 }
 
-static void job_advance(struct py_socket_job *job, int in_submit);
-
-/* ---- one question ---- */
-
-static void question_over(struct py_socket_question *question, int32_t status)
+int py_socket_fetch_connect(struct py_socket_fetch *fetch, const char *url, uint64_t deadline_ms,
+                            py_socket_call_fn done, void *ctx)
 {
-    struct py_socket_job *job = question->job;
-
-    pthread_mutex_lock(&job->lock);
-    for (uint32_t i = 0; i < question->count; i++) {
-        if (status < 0 && job->items[question->items[i]].status == -EINPROGRESS) {
-            py_socket_job_end_item(job, question->items[i], status);
-        }
-    }
-    question->op = 0;
-    job->out--;
-    pthread_mutex_unlock(&job->lock);
-    job_advance(job, 0);
-    py_socket_job_release(job);
-}
-
-static void on_looked_up(void *ctx, uint32_t at, int is_there)
-{
-    struct py_socket_question *question = ctx;
-    struct py_socket_job *job = question->job;
-    const uint32_t item = question->items[at];
-
-    if (is_there) {
-        py_socket_who_remember(job->fetch->who, job->items[item].hash, question->holder);
-    } else {
-        py_socket_who_forget(job->fetch->who, job->items[item].hash, question->holder);
-    }
-    pthread_mutex_lock(&job->lock);
-    py_socket_job_end_item(job, item, is_there ? 0 : -ENOENT);
-    pthread_mutex_unlock(&job->lock);
-}
-
-static uint64_t runs_bytes(const struct kvl_sg *sg, uint32_t runs)
-{
-    uint64_t bytes = 0;
-
-    for (uint32_t i = 0; i < runs; i++) {
-        bytes += sg[i].length * sg[i].count;
-    }
-    return bytes;
-}
-
-/* The chunk the engine asked for, or another one under the same name? */
-static int is_expected(const struct kvl_chunk *chunk, const struct py_socket_found *found)
-{
-    const uint32_t sums = chunk->flags & found->flags & KVL_CHUNK_HAS_CHECKSUM;
-
-    return (chunk->bytes == 0 || chunk->bytes == found->bytes) &&
-           (sums == 0 || chunk->checksum == found->checksum) &&
-           ((chunk->flags & KVL_CHUNK_EXPECT_ATTRS) == 0 ||
-            memcmp(&chunk->attrs, &found->attrs, sizeof(found->attrs)) == 0);
-}
-
-static int ask_host(struct py_socket_job *job, uint32_t item, const struct py_socket_found *found)
-{
-    const struct kvl_host *host = job->fetch->config.host;
-    const struct kvl_chunk chunk = {
-        .attrs = found->attrs,
-        .bytes = found->bytes,
-        .checksum = found->checksum,
-        .flags = found->flags & KVL_CHUNK_HAS_CHECKSUM,
-    };
-    struct kvl_sg *target = &job->items[item].target;
-    void *addr;
-    int r;
-
-    if (target->count != 0) {
-        return target->length == found->bytes ? 0 : -EBADMSG; /* asked for at the peer before */
-    }
-    r = host->read_target(host, job->cookie, item, &chunk, &addr);
-    if (r == 0) {
-        *target = (struct kvl_sg){
-            .mem = KVL_MEM_HOST,
-            .addr = (uint64_t)(uintptr_t)addr,
-            .length = found->bytes,
-            .stride = found->bytes,
-            .count = 1,
-            .device = KVL_DEVICE_HOST,
-        };
-    }
-    return r;
-}
-
-static int on_found(void *ctx, uint32_t at, const struct py_socket_found *found,
-                    const struct kvl_sg **sg_out, uint32_t *sg_count_out)
-{
-    struct py_socket_question *question = ctx;
-    struct py_socket_job *job = question->job;
-    const uint32_t number = question->items[at];
-    struct py_socket_item *item = &job->items[number];
-    int cancelled;
-    int r;
-
-    pthread_mutex_lock(&job->lock);
-    cancelled = job->cancelled || item->status != -EINPROGRESS;
-    pthread_mutex_unlock(&job->lock);
-    if (cancelled) {
-        return -ECANCELED;
-    }
-    if (!is_expected(&item->chunk, found)) {
-        return -EBADMSG;
-    }
-    if (job->is_direct) {
-        *sg_out = py_socket_job_runs(job, number, sg_count_out);
-        r = runs_bytes(*sg_out, *sg_count_out) == found->bytes ? 0 : -EBADMSG;
-    } else {
-        r = ask_host(job, number, found);
-        *sg_out = &item->target;
-        *sg_count_out = found->bytes > 0;
-    }
-    item->checksum = (item->chunk.flags & KVL_CHUNK_HAS_CHECKSUM) != 0 ? item->chunk.checksum
-                     : (found->flags & KVL_CHUNK_HAS_CHECKSUM) != 0    ? found->checksum
-                                                                       : 0;
-    item->chunk.bytes = r == 0 ? found->bytes : item->chunk.bytes;
-    return r;
-}
-
-static void on_item(void *ctx, uint32_t at, int32_t status)
-{
-    struct py_socket_question *question = ctx;
-    struct py_socket_job *job = question->job;
-    const uint32_t item = question->items[at];
-
-    if (status == 0 && !py_socket_job_is_right(job, item)) {
-        status = -EBADMSG;
-    }
-    if (status < 0) {
-        py_socket_who_forget(job->fetch->who, job->items[item].hash, question->holder);
-        count(job->fetch, STALE, status == -ENOENT || status == -ESTALE);
-    }
-    pthread_mutex_lock(&job->lock);
-    py_socket_job_end_item(job, item, status);
-    pthread_mutex_unlock(&job->lock);
-}
-
-static void on_end(void *ctx, int32_t status)
-{
-    question_over(ctx, status < 0 ? status : -ENOENT);
-}
-
-static const struct py_socket_ask_ops ask_ops = {
-    .looked_up = on_looked_up,
-    .found = on_found,
-    .item = on_item,
-    .end = on_end,
-};
-
-static int submit_lookup(struct py_socket_question *question, uint64_t *op)
-{
-    struct py_socket_job *job = question->job;
-    struct kvl_key *keys = malloc(question->count * sizeof(*keys));
-    int r = -ENOMEM;
-
-    for (uint32_t i = 0; keys != NULL && i < question->count; i++) {
-        keys[i] = job->items[question->items[i]].chunk.key;
-    }
-    if (keys != NULL) {
-        r = py_socket_ask_lookup(job->fetch->config.channel, question->holder->url, keys,
-                                 question->count, job->deadline_ms, &ask_ops, question, op);
-    }
-    free(keys);
-    return r;
-}
-
-static int submit_get(struct py_socket_question *question, uint64_t *op)
-{
-    struct py_socket_job *job = question->job;
-    struct py_socket_wish *wishes = malloc(question->count * sizeof(*wishes));
-    int r = -ENOMEM;
-
-    for (uint32_t i = 0; wishes != NULL && i < question->count; i++) {
-        const struct kvl_chunk *chunk = &job->items[question->items[i]].chunk;
-
-        wishes[i] = (struct py_socket_wish){
-            .key = chunk->key,
-            .attrs = chunk->attrs,
-            .bytes = chunk->bytes,
-            .checksum = chunk->checksum,
-            .flags = chunk->flags,
-        };
-    }
-    if (wishes != NULL) {
-        r = py_socket_ask_get(job->fetch->config.channel, question->holder->url, wishes,
-                              question->count, job->deadline_ms, &ask_ops, question, op);
-    }
-    free(wishes);
-    return r;
-}
-
-/* The peer is connected: ask. While `submitting` counts us, cancel waits for the name of the op. */
-static void question_submit(struct py_socket_question *question)
-{
-    struct py_socket_job *job = question->job;
-    uint64_t op = 0;
-    int r = -ECANCELED;
-
-    pthread_mutex_lock(&job->lock);
-    job->submitting += !job->cancelled;
-    if (job->cancelled) {
-        pthread_mutex_unlock(&job->lock);
-        question_over(question, r);
-        return;
-    }
-    pthread_mutex_unlock(&job->lock);
-    py_socket_job_retain(job); /* the answer may be here before we are back */
-    count(job->fetch, QUESTIONS, 1);
-    r = job->is_read ? submit_get(question, &op) : submit_lookup(question, &op);
-    pthread_mutex_lock(&job->lock);
-    question->op = r == 0 ? op : 0;
-    job->submitting--;
-    pthread_cond_broadcast(&job->settled);
-    pthread_mutex_unlock(&job->lock);
-    if (r < 0) {
-        question_over(question, r);
-    }
-    py_socket_job_release(job);
-}
-
-static void on_connected(void *ctx, int status, const char *side_reply)
-{
-    struct py_socket_question *question = ctx;
-    struct py_socket_fetch *fetch = question->job->fetch;
-
-    (void)side_reply;
-    py_socket_who_tried(fetch->who, question->holder, status, now_ms(fetch));
-    if (status == 0) {
-        question_submit(question);
-    } else {
-        question_over(question, status);
-    }
-    call_ends(fetch);
-}
-
-static int connect_to(struct py_socket_fetch *fetch, const char *url, uint64_t deadline_ms,
-                      py_socket_call_fn done, void *ctx)
-{
-    const uint64_t latest = now_ms(fetch) + fetch->config.options->handshake_timeout_ms;
+    const uint64_t latest =
+        py_socket_fetch_now(fetch) + fetch->config.options->handshake_timeout_ms;
     const struct py_socket_call call = {
         .what = PY_SOCKET_CALL_INIT,
         .url = url,
@@ -308,25 +43,6 @@ static int connect_to(struct py_socket_fetch *fetch, const char *url, uint64_t d
     };
 
     return py_socket_link_call(fetch->config.link, &call, done, ctx, NULL, NULL);
-}
-
-static void question_start(struct py_socket_question *question)
-{
-    struct py_socket_fetch *fetch = question->job->fetch;
-    int r;
-
-    call_begins(fetch);
-    r = connect_to(fetch, question->holder->url, question->job->deadline_ms, on_connected,
-                   question);
-    if (r == 0) {
-        return;
-    }
-    if (r == -EALREADY) {
-        question_submit(question);
-    } else {
-        question_over(question, r);
-    }
-    call_ends(fetch);
 }
 
 /* ---- whom to ask next ---- */
@@ -344,15 +60,16 @@ static void on_located(void *ctx, int32_t status, const struct kvl_run *runs, ui
     for (uint32_t i = 0; status == 0 && i < run_count; i++) {
         struct py_socket_holder *holder = py_socket_who_holder(fetch->who, runs[i].peer_url, 0);
 
-        if (holder != NULL && py_socket_who_may_try(fetch->who, holder, now_ms(fetch))) {
+        if (holder != NULL &&
+            py_socket_who_may_try(fetch->who, holder, py_socket_fetch_now(fetch))) {
             py_socket_job_allow(job, holder, first, runs[i].length);
         }
     }
     job->out--;
     pthread_mutex_unlock(&job->lock);
-    job_advance(job, 0);
+    py_socket_job_advance(job, 0);
     py_socket_job_release(job);
-    call_ends(fetch);
+    py_socket_fetch_call_ends(fetch);
 }
 
 /* Asks the controller from the first open item on. The lock of the job is not held. */
@@ -367,12 +84,12 @@ static void job_locate(struct py_socket_job *job, uint32_t first)
         r = host->chunk_id(host, &job->items[first + i].chunk.key, &ids[i]);
     }
     py_socket_job_retain(job);
-    call_begins(job->fetch);
+    py_socket_fetch_call_begins(job->fetch);
     if (r == 0) {
         r = host->locate(host, ids, rest, job->deadline_ms, on_located, job);
     }
     free(ids);
-    count(job->fetch, LOCATES, r == 0);
+    py_socket_fetch_count(job->fetch, PY_SOCKET_LOCATES, r == 0);
     if (r < 0) {
         on_located(job, r, NULL, 0); /* no controller, or it cannot be asked now: others may know */
     }
@@ -435,8 +152,8 @@ static void job_finish(struct py_socket_job *job)
             status[i] = item->status;
         }
     }
-    count(fetch, job->is_read ? READ_OK : FOUND, good);
-    count(fetch, READ_BYTES, job->is_read ? job->bytes : 0);
+    py_socket_fetch_count(fetch, job->is_read ? PY_SOCKET_READ_OK : PY_SOCKET_FOUND, good);
+    py_socket_fetch_count(fetch, PY_SOCKET_READ_BYTES, job->is_read ? job->bytes : 0);
     if (status == NULL) {
         done.status = -ENOMEM;
     }
@@ -481,7 +198,7 @@ static int job_step(struct py_socket_job *job)
         while (round != before) {
             struct py_socket_question *next = round->next;
 
-            question_start(round);
+            py_socket_question_start(round);
             round = next;
         }
         pthread_mutex_lock(&job->lock);
@@ -511,7 +228,7 @@ static int job_step(struct py_socket_job *job)
 
 /* Whoever comes here while another thread is at it leaves word and goes. No completion may come
  * from inside a submit: the thread sends it then. */
-static void job_advance(struct py_socket_job *job, int in_submit)
+void py_socket_job_advance(struct py_socket_job *job, int in_submit)
 {
     struct py_socket_fetch *fetch = job->fetch;
     int finish;
@@ -564,10 +281,10 @@ static int job_begin(struct py_socket_fetch *fetch, const struct kvl_batch *batc
     }
     fetch->jobs = job;
     pthread_mutex_unlock(&fetch->lock);
-    count(fetch, is_read ? READS : LOOKUPS, batch->count);
+    py_socket_fetch_count(fetch, is_read ? PY_SOCKET_READS : PY_SOCKET_LOOKUPS, batch->count);
     py_socket_job_retain(job); /* its end may come before we are back */
     allow_remembered(job);
-    job_advance(job, 1);
+    py_socket_job_advance(job, 1);
     py_socket_job_release(job);
     return 0;
 }
@@ -635,8 +352,8 @@ static void on_kept(void *ctx, int status, const char *side_reply)
     struct kept *kept = ctx;
 
     (void)side_reply;
-    py_socket_who_tried(kept->fetch->who, kept->holder, status, now_ms(kept->fetch));
-    call_ends(kept->fetch);
+    py_socket_who_tried(kept->fetch->who, kept->holder, status, py_socket_fetch_now(kept->fetch));
+    py_socket_fetch_call_ends(kept->fetch);
     free(kept);
 }
 
@@ -646,22 +363,22 @@ static void keep_one(struct py_socket_fetch *fetch, struct py_socket_holder *hol
     int r;
 
     if (py_socket_channel_ops.is_connected(fetch->config.channel, holder->url) == 1 ||
-        !py_socket_who_try(fetch->who, holder, now_ms(fetch))) {
+        !py_socket_who_try(fetch->who, holder, py_socket_fetch_now(fetch))) {
         return;
     }
     kept = malloc(sizeof(*kept));
-    call_begins(fetch);
+    py_socket_fetch_call_begins(fetch);
     if (kept == NULL) {
         r = -ENOMEM;
     } else {
         kept->fetch = fetch;
         kept->holder = holder;
-        r = connect_to(fetch, holder->url, KVL_NEVER, on_kept, kept);
+        r = py_socket_fetch_connect(fetch, holder->url, KVL_NEVER, on_kept, kept);
     }
     if (r != 0) {
-        py_socket_who_tried(fetch->who, holder, r == -EALREADY ? 0 : r, now_ms(fetch));
+        py_socket_who_tried(fetch->who, holder, r == -EALREADY ? 0 : r, py_socket_fetch_now(fetch));
         free(kept);
-        call_ends(fetch);
+        py_socket_fetch_call_ends(fetch);
     }
 }
 
@@ -679,7 +396,7 @@ static void keep_peers(struct py_socket_fetch *fetch)
 
 static void wait_a_moment(struct py_socket_fetch *fetch)
 {
-    const uint64_t until = now_ms(fetch) + KEEP_EVERY_MS;
+    const uint64_t until = py_socket_fetch_now(fetch) + KEEP_EVERY_MS;
     const struct timespec at = {
         .tv_sec = (time_t)(until / 1000),
         .tv_nsec = (long)(until % 1000) * 1000000,
@@ -807,7 +524,7 @@ void py_socket_fetch_destroy(struct py_socket_fetch *fetch)
 
 void py_socket_fetch_stats(struct py_socket_fetch *fetch, kvl_stat_fn fn, void *ctx)
 {
-    for (int i = 0; i < COUNTERS; i++) {
+    for (int i = 0; i < PY_SOCKET_FETCH_COUNTERS; i++) {
         fn(ctx, counter_names[i], atomic_load_explicit(&fetch->counters[i], memory_order_relaxed));
     }
 }

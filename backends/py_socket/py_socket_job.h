@@ -70,7 +70,7 @@ struct py_socket_job {
     uint32_t submitting;
     int advancing;
     int again;
-    int cancelled;
+    atomic_int cancelled;
     int done;
     enum py_socket_phase_of_job phase;
     uint32_t holder_count;

@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "py_socket_fetch_core.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void question_over(struct py_socket_question *question, int32_t status)
+{
+    struct py_socket_job *job = question->job;
+
+    pthread_mutex_lock(&job->lock);
+    for (uint32_t i = 0; i < question->count; i++) {
+        if (status < 0 && job->items[question->items[i]].status == -EINPROGRESS) {
+            py_socket_job_end_item(job, question->items[i], status);
+        }
+    }
+    question->op = 0;
+    job->out--;
+    pthread_mutex_unlock(&job->lock);
+    py_socket_job_advance(job, 0);
+    py_socket_job_release(job);
+}
+
+static void on_looked_up(void *ctx, uint32_t at, int is_there)
+{
+    struct py_socket_question *question = ctx;
+    struct py_socket_job *job = question->job;
+    const uint32_t item = question->items[at];
+
+    if (is_there) {
+        py_socket_who_remember(job->fetch->who, job->items[item].hash, question->holder);
+    } else {
+        py_socket_who_forget(job->fetch->who, job->items[item].hash, question->holder);
+    }
+    pthread_mutex_lock(&job->lock);
+    py_socket_job_end_item(job, item, is_there ? 0 : -ENOENT);
+    pthread_mutex_unlock(&job->lock);
+}
+
+static uint64_t runs_bytes(const struct kvl_sg *sg, uint32_t runs)
+{
+    uint64_t bytes = 0;
+
+    for (uint32_t i = 0; i < runs; i++) {
+        bytes += sg[i].length * sg[i].count;
+    }
+    return bytes;
+}
+
+/* The chunk the engine asked for, or another one under the same name? */
+static int is_expected(const struct kvl_chunk *chunk, const struct py_socket_found *found)
+{
+    const uint32_t sums = chunk->flags & found->flags & KVL_CHUNK_HAS_CHECKSUM;
+
+    return (chunk->bytes == 0 || chunk->bytes == found->bytes) &&
+           (sums == 0 || chunk->checksum == found->checksum) &&
+           ((chunk->flags & KVL_CHUNK_EXPECT_ATTRS) == 0 ||
+            memcmp(&chunk->attrs, &found->attrs, sizeof(found->attrs)) == 0);
+}
+
+static int ask_host(struct py_socket_job *job, uint32_t item, const struct py_socket_found *found)
+{
+    const struct kvl_host *host = job->fetch->config.host;
+    const struct kvl_chunk chunk = {
+        .attrs = found->attrs,
+        .bytes = found->bytes,
+        .checksum = found->checksum,
+        .flags = found->flags & KVL_CHUNK_HAS_CHECKSUM,
+    };
+    struct kvl_sg *target = &job->items[item].target;
+    void *addr;
+    int r;
+
+    if (target->count != 0) {
+        return target->length == found->bytes ? 0 : -EBADMSG; /* asked for at the peer before */
+    }
+    r = host->read_target(host, job->cookie, item, &chunk, &addr);
+    if (r == 0) {
+        *target = (struct kvl_sg){
+            .mem = KVL_MEM_HOST,
+            .addr = (uint64_t)(uintptr_t)addr,
+            .length = found->bytes,
+            .stride = found->bytes,
+            .count = 1,
+            .device = KVL_DEVICE_HOST,
+        };
+    }
+    return r;
+}
+
+static int on_found(void *ctx, uint32_t at, const struct py_socket_found *found,
+                    const struct kvl_sg **sg_out, uint32_t *sg_count_out)
+{
+    struct py_socket_question *question = ctx;
+    struct py_socket_job *job = question->job;
+    const uint32_t number = question->items[at];
+    struct py_socket_item *item = &job->items[number];
+    int cancelled;
+    int r;
+
+    pthread_mutex_lock(&job->lock);
+    cancelled = job->cancelled || item->status != -EINPROGRESS;
+    pthread_mutex_unlock(&job->lock);
+    if (cancelled) {
+        return -ECANCELED;
+    }
+    if (!is_expected(&item->chunk, found)) {
+        return -EBADMSG;
+    }
+    if (job->is_direct) {
+        *sg_out = py_socket_job_runs(job, number, sg_count_out);
+        r = runs_bytes(*sg_out, *sg_count_out) == found->bytes ? 0 : -EBADMSG;
+    } else {
+        r = ask_host(job, number, found);
+        *sg_out = &item->target;
+        *sg_count_out = found->bytes > 0;
+    }
+    item->checksum = (item->chunk.flags & KVL_CHUNK_HAS_CHECKSUM) != 0 ? item->chunk.checksum
+                     : (found->flags & KVL_CHUNK_HAS_CHECKSUM) != 0    ? found->checksum
+                                                                       : 0;
+    item->chunk.bytes = r == 0 ? found->bytes : item->chunk.bytes;
+    return r;
+}
+
+static void on_item(void *ctx, uint32_t at, int32_t status)
+{
+    struct py_socket_question *question = ctx;
+    struct py_socket_job *job = question->job;
+    const uint32_t item = question->items[at];
+
+    if (status == 0 && !py_socket_job_is_right(job, item)) {
+        status = -EBADMSG;
+    }
+    if (status < 0) {
+        py_socket_who_forget(job->fetch->who, job->items[item].hash, question->holder);
+        py_socket_fetch_count(job->fetch, PY_SOCKET_STALE, status == -ENOENT || status == -ESTALE);
+    }
+    pthread_mutex_lock(&job->lock);
+    py_socket_job_end_item(job, item, status);
+    pthread_mutex_unlock(&job->lock);
+}
+
+static void on_end(void *ctx, int32_t status)
+{
+    question_over(ctx, status < 0 ? status : -ENOENT);
+}
+
+static const struct py_socket_ask_ops ask_ops = {
+    .looked_up = on_looked_up,
+    .found = on_found,
+    .item = on_item,
+    .end = on_end,
+};
+
+static int submit_lookup(struct py_socket_question *question, uint64_t *op)
+{
+    struct py_socket_job *job = question->job;
+    struct kvl_key *keys = malloc(question->count * sizeof(*keys));
+    int r = -ENOMEM;
+
+    for (uint32_t i = 0; keys != NULL && i < question->count; i++) {
+        keys[i] = job->items[question->items[i]].chunk.key;
+    }
+    if (keys != NULL) {
+        r = py_socket_ask_lookup(job->fetch->config.channel, question->holder->url, keys,
+                                 question->count, job->deadline_ms, &ask_ops, question, op);
+    }
+    free(keys);
+    return r;
+}
+
+static int submit_get(struct py_socket_question *question, uint64_t *op)
+{
+    struct py_socket_job *job = question->job;
+    struct py_socket_wish *wishes = malloc(question->count * sizeof(*wishes));
+    int r = -ENOMEM;
+
+    for (uint32_t i = 0; wishes != NULL && i < question->count; i++) {
+        const struct kvl_chunk *chunk = &job->items[question->items[i]].chunk;
+
+        wishes[i] = (struct py_socket_wish){
+            .key = chunk->key,
+            .attrs = chunk->attrs,
+            .bytes = chunk->bytes,
+            .checksum = chunk->checksum,
+            .flags = chunk->flags,
+        };
+    }
+    if (wishes != NULL) {
+        r = py_socket_ask_get(job->fetch->config.channel, question->holder->url, wishes,
+                              question->count, job->deadline_ms, &ask_ops, question, op);
+    }
+    free(wishes);
+    return r;
+}
+
+/* The peer is connected: ask. While `submitting` counts us, cancel waits for the name of the op. */
+static void question_submit(struct py_socket_question *question)
+{
+    struct py_socket_job *job = question->job;
+    uint64_t op = 0;
+    int r = -ECANCELED;
+
+    pthread_mutex_lock(&job->lock);
+    job->submitting += !job->cancelled;
+    if (job->cancelled) {
+        pthread_mutex_unlock(&job->lock);
+        question_over(question, r);
+        return;
+    }
+    pthread_mutex_unlock(&job->lock);
+    py_socket_job_retain(job); /* the answer may be here before we are back */
+    py_socket_fetch_count(job->fetch, PY_SOCKET_QUESTIONS, 1);
+    r = job->is_read ? submit_get(question, &op) : submit_lookup(question, &op);
+    pthread_mutex_lock(&job->lock);
+    question->op = r == 0 ? op : 0;
+    job->submitting--;
+    pthread_cond_broadcast(&job->settled);
+    pthread_mutex_unlock(&job->lock);
+    if (r < 0) {
+        question_over(question, r);
+    }
+    py_socket_job_release(job);
+}
+
+static void on_connected(void *ctx, int status, const char *side_reply)
+{
+    struct py_socket_question *question = ctx;
+    struct py_socket_fetch *fetch = question->job->fetch;
+
+    (void)side_reply;
+    py_socket_who_tried(fetch->who, question->holder, status, py_socket_fetch_now(fetch));
+    if (status == 0) {
+        question_submit(question);
+    } else {
+        question_over(question, status);
+    }
+    py_socket_fetch_call_ends(fetch);
+}
+
+void py_socket_question_start(struct py_socket_question *question)
+{
+    struct py_socket_fetch *fetch = question->job->fetch;
+    int r;
+
+    py_socket_fetch_call_begins(fetch);
+    r = py_socket_fetch_connect(fetch, question->holder->url, question->job->deadline_ms,
+                                on_connected, question);
+    if (r == 0) {
+        return;
+    }
+    if (r == -EALREADY) {
+        question_submit(question);
+    } else {
+        question_over(question, r);
+    }
+    py_socket_fetch_call_ends(fetch);
+}
