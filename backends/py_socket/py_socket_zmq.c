@@ -110,8 +110,7 @@ static int ctx_be_server(struct py_socket_zmq *zmq, void *socket)
     if (!zmq->options->with_curve) {
         return 0;
     }
-    if (zmq->zap != NULL &&
-        zmq_setsockopt(socket, ZMQ_ZAP_DOMAIN, domain, strlen(domain)) < 0) {
+    if (zmq->zap != NULL && zmq_setsockopt(socket, ZMQ_ZAP_DOMAIN, domain, strlen(domain)) < 0) {
         return -1;
     }
     if (ctx_set_int(socket, ZMQ_CURVE_SERVER, 1) < 0) {
@@ -220,15 +219,49 @@ int py_socket_zmq_serve(struct py_socket_zmq *zmq, const char *what, const char 
     return 0;
 }
 
+/* Nothing may happen on `socket` before the watch is connected: ZMQ's own thread would wait. */
+static int ctx_watch(struct py_socket_zmq *zmq, void *socket, void **watch_out)
+{
+    char endpoint[64];
+    void *watch = zmq_socket(zmq->context, ZMQ_PAIR);
+    int r;
+
+    if (watch == NULL) {
+        return ctx_code();
+    }
+    snprintf(endpoint, sizeof(endpoint), "inproc://kvl-watch-%llu",
+             (unsigned long long)atomic_fetch_add(&zmq->watches, 1));
+    /* no limit: at one ZMQ's own thread would wait for whoever is to look at the watch */
+    if (ctx_set_int(watch, ZMQ_LINGER, 0) < 0 || ctx_set_int(watch, ZMQ_RCVHWM, 0) < 0 ||
+        zmq_socket_monitor(socket, endpoint,
+                           ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
+                               ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
+                               ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) < 0 ||
+        zmq_connect(watch, endpoint) < 0) {
+        r = ctx_code();
+        (void)zmq_socket_monitor(socket, NULL, 0);
+        (void)zmq_close(watch);
+        return r;
+    }
+    *watch_out = watch;
+    return 0;
+}
+
 int py_socket_zmq_dial(struct py_socket_zmq *zmq, const char *url, int64_t max_bytes,
-                       void **socket_out)
+                       void **socket_out, void **watch_out)
 {
     char endpoint[KVL_CHANNEL_URL_ROOM + 8];
     void *socket = ctx_make(zmq, ZMQ_REQ, max_bytes);
+    void *watch;
     int r;
 
     if (socket == NULL) {
         return ctx_code();
+    }
+    r = ctx_watch(zmq, socket, &watch);
+    if (r < 0) {
+        (void)zmq_close(socket);
+        return r;
     }
     snprintf(endpoint, sizeof(endpoint), "tcp://%s", url);
     /* IMMEDIATE: sending waits for a connection, so that a message is not lost with an attempt */
@@ -237,37 +270,21 @@ int py_socket_zmq_dial(struct py_socket_zmq *zmq, const char *url, int64_t max_b
         ctx_set_int(socket, ZMQ_RECONNECT_IVL_MAX, RECONNECT_MAX_MS) < 0 ||
         ctx_be_client(zmq, socket, url) < 0 || zmq_connect(socket, endpoint) < 0) {
         r = ctx_code();
-        py_socket_zmq_close(socket);
+        py_socket_zmq_hang_up(socket, watch);
         return r;
     }
     *socket_out = socket;
+    *watch_out = watch;
     return 0;
 }
 
-int py_socket_zmq_watch(struct py_socket_zmq *zmq, void *socket, void **watch_out)
+void py_socket_zmq_hang_up(void *socket, void *watch)
 {
-    char endpoint[64];
-    void *watch;
-    int r;
-
-    snprintf(endpoint, sizeof(endpoint), "inproc://kvl-watch-%llu",
-             (unsigned long long)atomic_fetch_add(&zmq->watches, 1));
-    if (zmq_socket_monitor(socket, endpoint,
-                           ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
-                               ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
-                               ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) < 0) {
-        return ctx_code();
-    }
-    watch = zmq_socket(zmq->context, ZMQ_PAIR);
-    if (watch == NULL || ctx_set_int(watch, ZMQ_LINGER, 0) < 0 ||
-        zmq_connect(watch, endpoint) < 0) {
-        r = ctx_code();
-        py_socket_zmq_close(watch);
-        (void)zmq_socket_monitor(socket, NULL, 0);
-        return r;
-    }
-    *watch_out = watch;
-    return 0;
+    /* In this order: ZMQ's own thread waits for ever to tell a watch that is closed, and with it
+     * everything else in the context. */
+    (void)zmq_socket_monitor(socket, NULL, 0);
+    (void)zmq_close(watch);
+    (void)zmq_close(socket);
 }
 
 static uint32_t ctx_watch_bit(uint16_t event, uint32_t value)
