@@ -274,7 +274,7 @@ void py_socket_lookup_destroy(struct py_socket_lookup *lookup)
         return;
     }
     lookup_hang_up(lookup);
-    py_socket_zmq_close(lookup->rep);
+    py_socket_zmq_close(lookup->config.zmq, lookup->rep);
     if (lookup->stop_fd >= 0) {
         close(lookup->stop_fd);
     }

@@ -16,6 +16,8 @@
 #define BACKLOG 1024
 #define HANDSHAKE_MS 5000 /* of ZMTP itself */
 #define RECONNECT_MS 20
+#define FREEING_MS 500
+#define FREEING_STEP_MS 2
 #define RECONNECT_MAX_MS 500
 
 struct py_socket_zmq {
@@ -24,6 +26,7 @@ struct py_socket_zmq {
     struct py_socket_zap *zap; /* NULL when anybody may connect */
     void *context;
     _Atomic uint64_t watches; /* names of their endpoints */
+    _Atomic uint64_t freeing_ms; /* until when a port we gave back may still be bound */
 };
 
 static int ctx_code(void)
@@ -188,6 +191,20 @@ static int ctx_bound_port(void *socket, uint16_t *port_out)
     return 0;
 }
 
+/* libzmq lets go of a port in a thread of its own, some time after the socket was closed. */
+static int ctx_bind(struct py_socket_zmq *zmq, void *socket, const char *endpoint)
+{
+    const struct kvl_host *host = zmq->host;
+
+    while (zmq_bind(socket, endpoint) < 0) {
+        if (errno != EADDRINUSE || host->now_ms(host) >= atomic_load(&zmq->freeing_ms)) {
+            return -1;
+        }
+        (void)zmq_poll(NULL, 0, FREEING_STEP_MS);
+    }
+    return 0;
+}
+
 int py_socket_zmq_serve(struct py_socket_zmq *zmq, const char *what, const char *url,
                         int64_t max_bytes, void **socket_out, char *url_out, struct kvl_err *err)
 {
@@ -201,10 +218,10 @@ int py_socket_zmq_serve(struct py_socket_zmq *zmq, const char *what, const char 
     }
     socket = ctx_make(zmq, ZMQ_REP, max_bytes);
     if (socket == NULL || ctx_set_int(socket, ZMQ_BACKLOG, BACKLOG) < 0 ||
-        ctx_be_server(zmq, socket) < 0 || zmq_bind(socket, endpoint) < 0) {
+        ctx_be_server(zmq, socket) < 0 || ctx_bind(zmq, socket, endpoint) < 0) {
         r = py_socket_err(err, ctx_code(), "py_socket: cannot bind %s '%s': %s", what, url,
                           zmq_strerror(errno));
-        py_socket_zmq_close(socket);
+        py_socket_zmq_close(zmq, socket);
         return r;
     }
     r = ctx_bound_port(socket, &name.port);
@@ -212,7 +229,7 @@ int py_socket_zmq_serve(struct py_socket_zmq *zmq, const char *what, const char 
         r = py_socket_url_print(name.host, name.port, url_out);
     }
     if (r < 0) {
-        py_socket_zmq_close(socket);
+        py_socket_zmq_close(zmq, socket);
         return py_socket_err(err, r, "py_socket: %s '%s': %s", what, url, strerror(-r));
     }
     *socket_out = socket;
@@ -343,9 +360,10 @@ int py_socket_zmq_ready(void *socket)
     return zmq_getsockopt(socket, ZMQ_EVENTS, &events, &size) < 0 ? 0 : events;
 }
 
-void py_socket_zmq_close(void *socket)
+void py_socket_zmq_close(struct py_socket_zmq *zmq, void *socket)
 {
     if (socket != NULL) {
         (void)zmq_close(socket);
+        atomic_store(&zmq->freeing_ms, zmq->host->now_ms(zmq->host) + FREEING_MS);
     }
 }

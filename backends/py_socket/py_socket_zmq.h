@@ -58,6 +58,6 @@ int py_socket_zmq_fd(void *socket);
 int py_socket_zmq_ready(void *socket);
 
 /** For REP sockets. Takes NULL. Drops what was not sent yet. */
-void py_socket_zmq_close(void *socket);
+void py_socket_zmq_close(struct py_socket_zmq *zmq, void *socket);
 
 #endif /* KVL_PY_SOCKET_ZMQ_H */
