@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "py_socket_core.h"
-#include "sock.h"
+#include "py_socket_lease.h"
 
 /* A Unix stream has buffers of 208 KiB by itself: too few for two processes to overlap. */
 #define UNIX_BUFFER (2 * 1024 * 1024)
@@ -151,10 +151,13 @@ void py_socket_conn_kill(struct py_socket_conn *conn, int32_t status)
 void py_socket_conn_close(struct py_socket_conn *conn, int32_t status)
 {
     struct kvl_channel *channel = conn->channel;
-    struct py_socket_lane *lane;
+    struct py_socket_lane *lane = conn->lane;
 
     py_socket_loop_remove(conn->loop, conn->fd);
     pthread_mutex_lock(&channel->lock);
+    if (!conn->dead) {
+        py_socket_farewell(conn, status);
+    }
     py_socket_conn_kill(conn, status);
     conn->state = PY_SOCKET_CONN_CLOSED;
     if (conn->prev != NULL) {
@@ -170,7 +173,9 @@ void py_socket_conn_close(struct py_socket_conn *conn, int32_t status)
             py_socket_part_end(conn->slots[i], conn->status);
         }
     }
-    lane = conn->lane;
+    if (channel->leases != NULL) {
+        py_socket_lease_give_all(channel->leases, conn);
+    }
     if (lane != NULL) {
         conn->lane = NULL;
         py_socket_lane_remove(lane, conn, conn->status);
@@ -358,6 +363,7 @@ static void conn_flush(struct py_socket_conn *conn)
 void py_socket_unlock(struct kvl_channel *channel)
 {
     struct py_socket_conn *conn;
+    struct py_socket_lane *lane;
     struct py_socket_op *op;
 
     while ((conn = channel->flush) != NULL) {
@@ -373,6 +379,13 @@ void py_socket_unlock(struct kvl_channel *channel)
         pthread_mutex_unlock(&channel->lock);
         py_socket_ask_ended(op);
         pthread_mutex_lock(&channel->lock);
+    }
+    while ((lane = channel->lost) != NULL) {
+        channel->lost = lane->next;
+        pthread_mutex_unlock(&channel->lock);
+        py_socket_link_forget(channel->link, lane->peer);
+        pthread_mutex_lock(&channel->lock);
+        py_socket_lane_release(lane);
     }
     pthread_mutex_unlock(&channel->lock);
 }

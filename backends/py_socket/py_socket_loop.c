@@ -120,6 +120,9 @@ void py_socket_timer_remove(struct py_socket_timer *timer)
             break;
         }
     }
+    while (loop->runs == timer) {
+        pthread_cond_wait(&loop->done, &loop->lock);
+    }
     pthread_mutex_unlock(&loop->lock);
 }
 
@@ -138,24 +141,28 @@ void py_socket_timer_at(struct py_socket_timer *timer, uint64_t due_ms)
     }
 }
 
-/* Runs what is due. @return when the next one is. */
-static uint64_t loop_run_timers(struct py_socket_loop *loop, uint64_t now_ms)
+static struct py_socket_timer *loop_due(struct py_socket_loop *loop, uint64_t now_ms)
 {
-    uint64_t next = KVL_NEVER;
-
-    pthread_mutex_lock(&loop->lock);
     for (struct py_socket_timer *timer = loop->timers; timer != NULL; timer = timer->next) {
-        uint64_t due = atomic_load(&timer->due_ms);
-
-        if (due <= now_ms) {
-            atomic_store(&timer->due_ms, KVL_NEVER);
-            timer->fn(timer, now_ms);
-            due = atomic_load(&timer->due_ms);
+        if (atomic_load(&timer->due_ms) <= now_ms) {
+            return timer;
         }
-        next = due < next ? due : next;
+    }
+    return NULL;
+}
+
+static void loop_run_timers(struct py_socket_loop *loop, uint64_t now_ms)
+{
+    pthread_mutex_lock(&loop->lock);
+    while ((loop->runs = loop_due(loop, now_ms)) != NULL) {
+        atomic_store(&loop->runs->due_ms, KVL_NEVER);
+        pthread_mutex_unlock(&loop->lock);
+        loop->runs->fn(loop->runs, now_ms);
+        pthread_mutex_lock(&loop->lock);
+        loop->runs = NULL;
+        pthread_cond_broadcast(&loop->done);
     }
     pthread_mutex_unlock(&loop->lock);
-    return next;
 }
 
 static uint64_t loop_next_timer(struct py_socket_loop *loop)
@@ -177,10 +184,12 @@ static uint64_t loop_next_timer(struct py_socket_loop *loop)
 static int loop_timeout(struct py_socket_loop *loop)
 {
     uint64_t now = loop->host->now_ms(loop->host);
-    uint64_t next = loop_run_timers(loop, now);
+    uint64_t next;
 
-    atomic_store(&loop->sleeps_until_ms, next);
-    next = loop_next_timer(loop); /* one set before the store above did not wake us */
+    loop_run_timers(loop, now);
+    /* one that is set from here on wakes us, one that was is seen below */
+    atomic_store(&loop->sleeps_until_ms, KVL_NEVER);
+    next = loop_next_timer(loop);
     if (next == KVL_NEVER) {
         return -1;
     }
