@@ -108,6 +108,27 @@ int py_socket_conn_create(struct kvl_channel *channel, int take_fd, bool is_unix
     return 0;
 }
 
+static void conn_unlink(struct py_socket_conn *conn)
+{
+    if (conn->prev != NULL) {
+        conn->prev->next = conn->next;
+    } else {
+        conn->channel->conns = conn->next;
+    }
+    if (conn->next != NULL) {
+        conn->next->prev = conn->prev;
+    }
+}
+
+void py_socket_conn_drop(struct py_socket_conn *conn)
+{
+    conn_unlink(conn);
+    if (!conn->dialed) {
+        conn->channel->strangers--;
+    }
+    py_socket_conn_release(conn);
+}
+
 void py_socket_conn_retain(struct py_socket_conn *conn)
 {
     atomic_fetch_add_explicit(&conn->refs, 1, memory_order_relaxed);
@@ -160,14 +181,7 @@ void py_socket_conn_close(struct py_socket_conn *conn, int32_t status)
     }
     py_socket_conn_kill(conn, status);
     conn->state = PY_SOCKET_CONN_CLOSED;
-    if (conn->prev != NULL) {
-        conn->prev->next = conn->next;
-    } else {
-        channel->conns = conn->next;
-    }
-    if (conn->next != NULL) {
-        conn->next->prev = conn->prev;
-    }
+    conn_unlink(conn);
     for (uint32_t i = 0; i < PY_SOCKET_WINDOW; i++) {
         if (conn->slots[i] != NULL) {
             py_socket_part_end(conn->slots[i], conn->status);

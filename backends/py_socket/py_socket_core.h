@@ -41,7 +41,7 @@
 #define PY_SOCKET_IOVS 64u
 /** Frames that may wait to be sent when a peer asks for one more. */
 #define PY_SOCKET_OUTS_MAX (4u * PY_SOCKET_WINDOW)
-#define PY_SOCKET_LANE_CONNS 16u
+#define PY_SOCKET_LANE_CONNS 40u
 /** Tables of SENDs that wait for their RECV, per peer. */
 #define PY_SOCKET_OFFERED_BYTES (4u * 1024 * 1024)
 #define PY_SOCKET_OPS_MAX 4096u
@@ -296,6 +296,9 @@ struct kvl_channel {
     struct py_socket_lane *lost; /* retained; by next */
     struct py_socket_conn *conns;
     uint32_t strangers; /* connections before their HELLO */
+    uint64_t bytes_in; /* of lanes that are gone, as the next two */
+    uint64_t bytes_out;
+    uint64_t errors;
     struct py_socket_conn *flush;
     struct py_socket_op *called; /* asks that have ended, linked by done_next */
     struct py_socket_op **ops; /* slots; filled as needed */
@@ -319,6 +322,8 @@ int py_socket_op_create(struct kvl_channel *channel, uint32_t kind, struct py_so
                         struct py_socket_op **op_out);
 /** @return NULL for one that is unknown or forgotten. */
 struct py_socket_op *py_socket_op_find(struct kvl_channel *channel, uint64_t id);
+/** Takes one back that has not begun: its caller gets an error and no id. */
+void py_socket_op_undo(struct py_socket_op *op);
 /** Forgets an ended op. */
 void py_socket_op_free(struct py_socket_op *op);
 /**
@@ -335,14 +340,14 @@ void py_socket_part_end(struct py_socket_part *part, int32_t status);
 /** The thread that was busy with it is not any more. */
 void py_socket_part_rest(struct py_socket_part *part);
 void py_socket_part_free(struct py_socket_part *part);
-/** Waits until an op that was stopped has ended. */
-void py_socket_op_wait_end(struct py_socket_op *op);
 
 /* ---- py_socket_conn.c ---- */
 
 /** Takes the descriptor, also on failure. @return 0 and a connection in the channel; -ENOMEM. */
 int py_socket_conn_create(struct kvl_channel *channel, int take_fd, bool is_unix, bool dialed,
                           struct py_socket_conn **conn_out);
+/** Ends one that no loop watches. With the lock. */
+void py_socket_conn_drop(struct py_socket_conn *conn);
 void py_socket_conn_retain(struct py_socket_conn *conn);
 /** Any thread, with or without the lock. Takes NULL. */
 void py_socket_conn_release(struct py_socket_conn *conn);

@@ -140,7 +140,6 @@ static int door_open_tcp(struct kvl_channel *channel, const struct kvl_sock_name
 {
     const struct py_socket_options *options = channel->options;
     struct kvl_sock_addr addr;
-    char host[KVL_SOCK_TEXT_MAX];
     size_t count = 0;
     int fd;
     int r = kvl_sock_resolve(name, 1, &addr, 1, &count);
@@ -160,9 +159,8 @@ static int door_open_tcp(struct kvl_channel *channel, const struct kvl_sock_name
     }
     r = kvl_sock_local(fd, &addr);
     if (r == 0) {
-        snprintf(host, sizeof(host), "%s",
-                 options->advertise[0] != '\0' ? options->advertise : name->host);
-        r = py_socket_url_print(host, kvl_sock_port(&addr), channel->offer.tcp);
+        r = py_socket_url_print(options->advertise[0] != '\0' ? options->advertise : name->host,
+                                kvl_sock_port(&addr), channel->offer.tcp);
     }
     if (r < 0) {
         close(fd);

@@ -95,6 +95,9 @@ void py_socket_lane_lose(struct py_socket_lane *lane, int32_t status)
         }
     }
     py_socket_pair_drop(lane, NULL);
+    channel->bytes_in += lane->bytes_in;
+    channel->bytes_out += lane->bytes_out;
+    channel->errors += lane->errors;
     if (!channel->closing && atomic_load(&lane->peer->gone) == 0) {
         lane->next = channel->lost; /* py_socket_unlock tells the link */
         channel->lost = lane;

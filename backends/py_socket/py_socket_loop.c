@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -233,9 +232,8 @@ static void loop_fini(struct py_socket_loop *loop)
     pthread_mutex_destroy(&loop->lock);
 }
 
-static int loop_init(struct py_socket_loop *loop, const struct kvl_host *host, uint32_t index)
+static int loop_init(struct py_socket_loop *loop, const struct kvl_host *host)
 {
-    char name[16];
     int r;
 
     memset(loop, 0, sizeof(*loop));
@@ -252,8 +250,7 @@ static int loop_init(struct py_socket_loop *loop, const struct kvl_host *host, u
     if (r < 0) {
         return r;
     }
-    snprintf(name, sizeof(name), "kvl-peer-%u", index);
-    r = host->thread_create(host, name, loop_main, loop, &loop->thread);
+    r = host->thread_create(host, "kvl-ps-data", loop_main, loop, &loop->thread);
     loop->running = r == 0;
     return r;
 }
@@ -263,7 +260,7 @@ int py_socket_loops_start(struct py_socket_loops *loops, const struct kvl_host *
 {
     loops->count = 0;
     while (loops->count < count) {
-        int r = loop_init(&loops->loop[loops->count], host, loops->count);
+        int r = loop_init(&loops->loop[loops->count], host);
 
         loops->count++;
         if (r < 0) {
