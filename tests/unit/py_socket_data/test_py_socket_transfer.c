@@ -267,6 +267,7 @@ static void test_cancel_keeps_pairs(void **state)
     const struct kvl_span to = {pair->b.buffer, 100};
     uint64_t receives[3];
     uint64_t sends[3];
+    int status;
 
     for (int i = 0; i < 3; i++) {
         submit_two(&pair->b, KVL_TRANSFER_RECV, pair->a.url, &to, 1, &receives[i]);
@@ -290,7 +291,9 @@ static void test_cancel_keeps_pairs(void **state)
     for (int i = 0; i < 2; i++) {
         submit_two(&pair->b, KVL_TRANSFER_RECV, pair->a.url, &to, 1, &receives[i]);
     }
-    assert_int_equal(ops()->wait(pair->b.channel, receives[0], rig_soon(), NULL), -ECANCELED);
+    /* the RECV may have begun before the word of the cancel came */
+    status = ops()->wait(pair->b.channel, receives[0], rig_soon(), NULL);
+    assert_true(status == -ECANCELED || status == 0);
     assert_int_equal(ops()->wait(pair->b.channel, receives[1], rig_soon(), NULL), 0);
     assert_int_equal(ops()->wait(pair->a.channel, sends[1], rig_soon(), NULL), 0);
 }
