@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "py_socket_core.h"
-#include "sock.h"
+#include "py_socket_lease.h"
 
 /* A Unix stream has buffers of 208 KiB by itself: too few for two processes to overlap. */
 #define UNIX_BUFFER (2 * 1024 * 1024)
@@ -108,6 +108,27 @@ int py_socket_conn_create(struct kvl_channel *channel, int take_fd, bool is_unix
     return 0;
 }
 
+static void conn_unlink(struct py_socket_conn *conn)
+{
+    if (conn->prev != NULL) {
+        conn->prev->next = conn->next;
+    } else {
+        conn->channel->conns = conn->next;
+    }
+    if (conn->next != NULL) {
+        conn->next->prev = conn->prev;
+    }
+}
+
+void py_socket_conn_drop(struct py_socket_conn *conn)
+{
+    conn_unlink(conn);
+    if (!conn->dialed) {
+        conn->channel->strangers--;
+    }
+    py_socket_conn_release(conn);
+}
+
 void py_socket_conn_retain(struct py_socket_conn *conn)
 {
     atomic_fetch_add_explicit(&conn->refs, 1, memory_order_relaxed);
@@ -151,26 +172,24 @@ void py_socket_conn_kill(struct py_socket_conn *conn, int32_t status)
 void py_socket_conn_close(struct py_socket_conn *conn, int32_t status)
 {
     struct kvl_channel *channel = conn->channel;
-    struct py_socket_lane *lane;
+    struct py_socket_lane *lane = conn->lane;
 
     py_socket_loop_remove(conn->loop, conn->fd);
     pthread_mutex_lock(&channel->lock);
+    if (!conn->dead) {
+        py_socket_farewell(conn, status);
+    }
     py_socket_conn_kill(conn, status);
     conn->state = PY_SOCKET_CONN_CLOSED;
-    if (conn->prev != NULL) {
-        conn->prev->next = conn->next;
-    } else {
-        channel->conns = conn->next;
-    }
-    if (conn->next != NULL) {
-        conn->next->prev = conn->prev;
-    }
+    conn_unlink(conn);
     for (uint32_t i = 0; i < PY_SOCKET_WINDOW; i++) {
         if (conn->slots[i] != NULL) {
             py_socket_part_end(conn->slots[i], conn->status);
         }
     }
-    lane = conn->lane;
+    if (channel->leases != NULL) {
+        py_socket_lease_give_all(channel->leases, conn);
+    }
     if (lane != NULL) {
         conn->lane = NULL;
         py_socket_lane_remove(lane, conn, conn->status);
@@ -358,6 +377,7 @@ static void conn_flush(struct py_socket_conn *conn)
 void py_socket_unlock(struct kvl_channel *channel)
 {
     struct py_socket_conn *conn;
+    struct py_socket_lane *lane;
     struct py_socket_op *op;
 
     while ((conn = channel->flush) != NULL) {
@@ -373,6 +393,13 @@ void py_socket_unlock(struct kvl_channel *channel)
         pthread_mutex_unlock(&channel->lock);
         py_socket_ask_ended(op);
         pthread_mutex_lock(&channel->lock);
+    }
+    while ((lane = channel->lost) != NULL) {
+        channel->lost = lane->next;
+        pthread_mutex_unlock(&channel->lock);
+        py_socket_link_forget(channel->link, lane->peer);
+        pthread_mutex_lock(&channel->lock);
+        py_socket_lane_release(lane);
     }
     pthread_mutex_unlock(&channel->lock);
 }

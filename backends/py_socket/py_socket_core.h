@@ -27,6 +27,7 @@
 #include "py_socket_loop.h"
 #include "py_socket_options.h"
 #include "py_socket_shm.h"
+#include "sock.h"
 
 /** Requests that one side may have unanswered on a connection; more ends it. */
 #define PY_SOCKET_WINDOW 32u
@@ -40,7 +41,7 @@
 #define PY_SOCKET_IOVS 64u
 /** Frames that may wait to be sent when a peer asks for one more. */
 #define PY_SOCKET_OUTS_MAX (4u * PY_SOCKET_WINDOW)
-#define PY_SOCKET_LANE_CONNS 16u
+#define PY_SOCKET_LANE_CONNS 40u
 /** Tables of SENDs that wait for their RECV, per peer. */
 #define PY_SOCKET_OFFERED_BYTES (4u * 1024 * 1024)
 #define PY_SOCKET_OPS_MAX 4096u
@@ -129,7 +130,8 @@ struct py_socket_op {
 
     struct py_socket_conn *from; /* RECV: where its SEND came from, retained */
     uint64_t from_id;
-    struct kvl_channel_peer *peer; /* CONNECT: where the side reply goes */
+    struct kvl_channel_peer *peer; /* CONNECT: where the side reply goes; borrowed */
+    uint64_t call; /* CONNECT: of the link; 0 = over */
     struct py_socket_ask *ask; /* ASK: owned */
 };
 
@@ -156,6 +158,7 @@ struct py_socket_conn {
     /* ---- under the channel's lock ---- */
     enum py_socket_conn_state state;
     bool dead; /* shut down: its loop will close it */
+    bool opened; /* was OPEN once */
     int32_t status; /* why */
     struct py_socket_lane *lane; /* retained; NULL until its peer is known */
     struct py_socket_conn *next; /* of the channel */
@@ -226,12 +229,14 @@ struct py_socket_lane {
     enum py_socket_lane_state state;
     int32_t status; /* GONE: why */
     bool with_tcp; /* the Unix socket is not to be had */
+    bool forget; /* the link is to forget its peer */
+    bool complained; /* that it is a Python peer */
+    struct kvl_sock_addr tcp; /* length 0: none, or not resolved */
     enum py_socket_path path;
     struct py_socket_conn *conns[PY_SOCKET_LANE_CONNS];
     uint32_t conn_count;
-    uint32_t dialing; /* of them, not open yet */
     struct py_socket_conn *send_conn; /* SENDs keep their order on it; one of conns */
-    struct py_socket_greeting hello;
+    struct py_socket_greeting hello; /* the peer's last */
     struct py_socket_map *map; /* of its buffer; NULL */
     struct py_socket_map *control_map;
     const struct py_socket_control *control; /* in control_map */
@@ -257,6 +262,7 @@ struct py_socket_door {
     struct py_socket_loop *loop; /* NULL = not listening */
     int fd;
     bool is_unix;
+    bool paused; /* no descriptor was left */
 };
 
 struct kvl_channel {
@@ -287,8 +293,12 @@ struct kvl_channel {
     pthread_mutex_t lock;
     bool closing;
     struct py_socket_lane *lanes;
+    struct py_socket_lane *lost; /* retained; by next */
     struct py_socket_conn *conns;
     uint32_t strangers; /* connections before their HELLO */
+    uint64_t bytes_in; /* of lanes that are gone, as the next two */
+    uint64_t bytes_out;
+    uint64_t errors;
     struct py_socket_conn *flush;
     struct py_socket_op *called; /* asks that have ended, linked by done_next */
     struct py_socket_op **ops; /* slots; filled as needed */
@@ -312,6 +322,8 @@ int py_socket_op_create(struct kvl_channel *channel, uint32_t kind, struct py_so
                         struct py_socket_op **op_out);
 /** @return NULL for one that is unknown or forgotten. */
 struct py_socket_op *py_socket_op_find(struct kvl_channel *channel, uint64_t id);
+/** Takes one back that has not begun: its caller gets an error and no id. */
+void py_socket_op_undo(struct py_socket_op *op);
 /** Forgets an ended op. */
 void py_socket_op_free(struct py_socket_op *op);
 /**
@@ -328,14 +340,14 @@ void py_socket_part_end(struct py_socket_part *part, int32_t status);
 /** The thread that was busy with it is not any more. */
 void py_socket_part_rest(struct py_socket_part *part);
 void py_socket_part_free(struct py_socket_part *part);
-/** Waits until an op that was stopped has ended. */
-void py_socket_op_wait_end(struct py_socket_op *op);
 
 /* ---- py_socket_conn.c ---- */
 
 /** Takes the descriptor, also on failure. @return 0 and a connection in the channel; -ENOMEM. */
 int py_socket_conn_create(struct kvl_channel *channel, int take_fd, bool is_unix, bool dialed,
                           struct py_socket_conn **conn_out);
+/** Ends one that no loop watches. With the lock. */
+void py_socket_conn_drop(struct py_socket_conn *conn);
 void py_socket_conn_retain(struct py_socket_conn *conn);
 /** Any thread, with or without the lock. Takes NULL. */
 void py_socket_conn_release(struct py_socket_conn *conn);
@@ -368,13 +380,19 @@ int py_socket_conn_recv(struct py_socket_conn *conn);
 
 /* ---- py_socket_door.c ---- */
 
-/** Opens the listening sockets and fills their part of the offer. */
+/** Opens the listening sockets and fills their part of the offer. @return as open. */
 int py_socket_doors_open(struct kvl_channel *channel, const char *peer_init_url,
                          struct kvl_err *err);
 /** Loop's thread: closes those of `loop`. */
 void py_socket_doors_close(struct kvl_channel *channel, const struct py_socket_loop *loop);
-/** Opens connections to the peer unless that was done. With the lock; may block in a resolver. */
+/** Finds where the peer's TCP endpoint is. May block in the resolver. No lock. */
+void py_socket_lane_resolve(const struct py_socket_peer *peer, struct kvl_sock_addr *addr_out);
+/** Begins to connect to the peer. @return 0; -ENOTCONN it offers nothing we reach; -EMFILE, .. */
 int py_socket_lane_dial(struct py_socket_lane *lane);
+/** Late greetings, doors without descriptors. @return when to look again. With the lock. */
+uint64_t py_socket_doors_tick(struct kvl_channel *channel, uint64_t now_ms);
+/** Last words on a connection that is about to be closed: GOODBYE or ERROR. */
+void py_socket_farewell(struct py_socket_conn *conn, int32_t status);
 /** A connection of it is gone before it was open. With the lock. */
 void py_socket_lane_dial_failed(struct py_socket_lane *lane, struct py_socket_conn *conn,
                                 int32_t status);
@@ -388,6 +406,8 @@ int py_socket_dialed(struct py_socket_conn *conn);
 /** Lane of a peer, made when it has none. @return NULL: no memory, or the peer is gone. */
 struct py_socket_lane *py_socket_lane_of(struct kvl_channel *channel, struct py_socket_peer *peer);
 void py_socket_lane_release(struct py_socket_lane *lane);
+/** The first connection is open: connects have ended. */
+void py_socket_lane_opened(struct py_socket_lane *lane);
 /** Ends all that is under way. */
 void py_socket_lane_lose(struct py_socket_lane *lane, int32_t status);
 /** A connection is gone. */

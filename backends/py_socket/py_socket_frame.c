@@ -84,9 +84,8 @@ static int frame_check_request(const struct py_socket_frame *frame)
                                  PY_SOCKET_SLOT_BYTES);
     case PY_SOCKET_CANCEL:
     case PY_SOCKET_GOODBYE:
-        return frame->count == 0 && frame->table == 0 ? 0 : -EPROTO;
     case PY_SOCKET_ERROR:
-        return frame->count == 0 && frame->table <= PY_SOCKET_TEXT_MAX ? 0 : -EPROTO;
+        return frame->count == 0 && frame->table == 0 ? 0 : -EPROTO;
     default:
         return -EPROTO;
     }

@@ -28,7 +28,7 @@
  *                                                               inline, in order
  *   RELEASE  table: struct py_socket_slot each         none
  *   GOODBYE  no more requests come from this side      none
- *   ERROR    status, table: text; the end              none
+ *   ERROR    status: why this side ends it             none
  *
  * `count` of a request is the number of entries in its table; of a reply the number of entries
  * done: all of them with status 0, else the leading ones. Status is a negative errno, 0 in requests.
@@ -52,7 +52,6 @@
 #define PY_SOCKET_TABLE_MAX (1024u * 1024)
 #define PY_SOCKET_RANGES_MAX KVL_BATCH_MAX
 #define PY_SOCKET_KEYS_MAX 1024u
-#define PY_SOCKET_TEXT_MAX 200u
 #define PY_SOCKET_PAYLOAD_MAX (UINT64_C(1) << 40)
 
 enum py_socket_frame_type {

@@ -57,6 +57,21 @@ static void lane_unlink(struct py_socket_lane *lane)
     }
 }
 
+void py_socket_lane_opened(struct py_socket_lane *lane)
+{
+    struct kvl_channel *channel = lane->channel;
+
+    lane->state = PY_SOCKET_LANE_OPEN;
+    for (uint32_t i = 0; i < channel->op_count; i++) {
+        struct py_socket_op *op = channel->ops[i];
+
+        if (op->state == PY_SOCKET_OP_RUNNING && op->lane == lane &&
+            op->kind == PY_SOCKET_OP_CONNECT) {
+            py_socket_op_end(op, 0);
+        }
+    }
+}
+
 void py_socket_lane_lose(struct py_socket_lane *lane, int32_t status)
 {
     struct kvl_channel *channel = lane->channel;
@@ -80,7 +95,15 @@ void py_socket_lane_lose(struct py_socket_lane *lane, int32_t status)
         }
     }
     py_socket_pair_drop(lane, NULL);
-    py_socket_lane_release(lane);
+    channel->bytes_in += lane->bytes_in;
+    channel->bytes_out += lane->bytes_out;
+    channel->errors += lane->errors;
+    if (!channel->closing && atomic_load(&lane->peer->gone) == 0) {
+        lane->next = channel->lost; /* py_socket_unlock tells the link */
+        channel->lost = lane;
+    } else {
+        py_socket_lane_release(lane);
+    }
 }
 
 void py_socket_lane_remove(struct py_socket_lane *lane, struct py_socket_conn *conn,

@@ -7,6 +7,7 @@
 struct lease {
     const void *owner; /* NULL = free */
     uint64_t lease;
+    uint64_t end_ms;
     uint32_t next_free;
 };
 
@@ -40,7 +41,7 @@ int py_socket_leases_create(struct py_socket_control *control,
 }
 
 int py_socket_lease_take(struct py_socket_leases *leases, const void *owner, uint64_t take_lease,
-                         uint32_t *slot_out, uint32_t *generation_out)
+                         uint64_t now_ms, uint32_t *slot_out, uint32_t *generation_out)
 {
     struct lease *slot;
     int r = -EAGAIN;
@@ -53,6 +54,7 @@ int py_socket_lease_take(struct py_socket_leases *leases, const void *owner, uin
         leases->free = slot->next_free;
         slot->owner = owner;
         slot->lease = take_lease;
+        slot->end_ms = now_ms + PY_SOCKET_LEASE_MS;
         leases->out++;
         r = 0;
     }
@@ -96,8 +98,11 @@ void py_socket_lease_give(struct py_socket_leases *leases, const void *owner,
     }
 }
 
-static void lease_give_if(struct py_socket_leases *leases, const void *owner)
+/* Ends those of an owner (NULL = any) that are to end at `now_ms` or before. */
+static uint64_t lease_give_if(struct py_socket_leases *leases, const void *owner, uint64_t now_ms)
 {
+    uint64_t next = KVL_NEVER;
+
     for (uint32_t i = 0; i < PY_SOCKET_LEASES; i++) {
         uint64_t lease = 0;
         int found = 0;
@@ -105,29 +110,39 @@ static void lease_give_if(struct py_socket_leases *leases, const void *owner)
         pthread_mutex_lock(&leases->lock);
         if (leases->out == 0) {
             pthread_mutex_unlock(&leases->lock);
-            return;
+            break;
         }
         if (leases->slots[i].owner != NULL &&
             (owner == NULL || leases->slots[i].owner == owner)) {
-            lease = lease_end(leases, i);
-            found = 1;
+            if (leases->slots[i].end_ms <= now_ms) {
+                lease = lease_end(leases, i);
+                found = 1;
+            } else if (leases->slots[i].end_ms < next) {
+                next = leases->slots[i].end_ms;
+            }
         }
         pthread_mutex_unlock(&leases->lock);
         if (found) {
             leases->serve->release(leases->serve->ctx, lease);
         }
     }
+    return next;
+}
+
+uint64_t py_socket_leases_expire(struct py_socket_leases *leases, uint64_t now_ms)
+{
+    return lease_give_if(leases, NULL, now_ms);
 }
 
 void py_socket_lease_give_all(struct py_socket_leases *leases, const void *owner)
 {
-    lease_give_if(leases, owner);
+    (void)lease_give_if(leases, owner, KVL_NEVER);
 }
 
 void py_socket_leases_destroy(struct py_socket_leases *leases)
 {
     if (leases != NULL) {
-        lease_give_if(leases, NULL);
+        (void)lease_give_if(leases, NULL, KVL_NEVER);
         pthread_mutex_destroy(&leases->lock);
         free(leases);
     }

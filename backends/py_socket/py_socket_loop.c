@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -120,6 +119,9 @@ void py_socket_timer_remove(struct py_socket_timer *timer)
             break;
         }
     }
+    while (loop->runs == timer) {
+        pthread_cond_wait(&loop->done, &loop->lock);
+    }
     pthread_mutex_unlock(&loop->lock);
 }
 
@@ -138,24 +140,28 @@ void py_socket_timer_at(struct py_socket_timer *timer, uint64_t due_ms)
     }
 }
 
-/* Runs what is due. @return when the next one is. */
-static uint64_t loop_run_timers(struct py_socket_loop *loop, uint64_t now_ms)
+static struct py_socket_timer *loop_due(struct py_socket_loop *loop, uint64_t now_ms)
 {
-    uint64_t next = KVL_NEVER;
-
-    pthread_mutex_lock(&loop->lock);
     for (struct py_socket_timer *timer = loop->timers; timer != NULL; timer = timer->next) {
-        uint64_t due = atomic_load(&timer->due_ms);
-
-        if (due <= now_ms) {
-            atomic_store(&timer->due_ms, KVL_NEVER);
-            timer->fn(timer, now_ms);
-            due = atomic_load(&timer->due_ms);
+        if (atomic_load(&timer->due_ms) <= now_ms) {
+            return timer;
         }
-        next = due < next ? due : next;
+    }
+    return NULL;
+}
+
+static void loop_run_timers(struct py_socket_loop *loop, uint64_t now_ms)
+{
+    pthread_mutex_lock(&loop->lock);
+    while ((loop->runs = loop_due(loop, now_ms)) != NULL) {
+        atomic_store(&loop->runs->due_ms, KVL_NEVER);
+        pthread_mutex_unlock(&loop->lock);
+        loop->runs->fn(loop->runs, now_ms);
+        pthread_mutex_lock(&loop->lock);
+        loop->runs = NULL;
+        pthread_cond_broadcast(&loop->done);
     }
     pthread_mutex_unlock(&loop->lock);
-    return next;
 }
 
 static uint64_t loop_next_timer(struct py_socket_loop *loop)
@@ -177,10 +183,12 @@ static uint64_t loop_next_timer(struct py_socket_loop *loop)
 static int loop_timeout(struct py_socket_loop *loop)
 {
     uint64_t now = loop->host->now_ms(loop->host);
-    uint64_t next = loop_run_timers(loop, now);
+    uint64_t next;
 
-    atomic_store(&loop->sleeps_until_ms, next);
-    next = loop_next_timer(loop); /* one set before the store above did not wake us */
+    loop_run_timers(loop, now);
+    /* one that is set from here on wakes us, one that was is seen below */
+    atomic_store(&loop->sleeps_until_ms, KVL_NEVER);
+    next = loop_next_timer(loop);
     if (next == KVL_NEVER) {
         return -1;
     }
@@ -224,9 +232,8 @@ static void loop_fini(struct py_socket_loop *loop)
     pthread_mutex_destroy(&loop->lock);
 }
 
-static int loop_init(struct py_socket_loop *loop, const struct kvl_host *host, uint32_t index)
+static int loop_init(struct py_socket_loop *loop, const struct kvl_host *host)
 {
-    char name[16];
     int r;
 
     memset(loop, 0, sizeof(*loop));
@@ -243,8 +250,7 @@ static int loop_init(struct py_socket_loop *loop, const struct kvl_host *host, u
     if (r < 0) {
         return r;
     }
-    snprintf(name, sizeof(name), "kvl-peer-%u", index);
-    r = host->thread_create(host, name, loop_main, loop, &loop->thread);
+    r = host->thread_create(host, "kvl-ps-data", loop_main, loop, &loop->thread);
     loop->running = r == 0;
     return r;
 }
@@ -254,7 +260,7 @@ int py_socket_loops_start(struct py_socket_loops *loops, const struct kvl_host *
 {
     loops->count = 0;
     while (loops->count < count) {
-        int r = loop_init(&loops->loop[loops->count], host, loops->count);
+        int r = loop_init(&loops->loop[loops->count], host);
 
         loops->count++;
         if (r < 0) {

@@ -44,10 +44,11 @@ struct py_socket_loop {
     _Atomic bool stopping;
     _Atomic uint64_t sleeps_until_ms; /* when the wait ends by itself; 0 = awake */
 
-    pthread_mutex_t lock; /* guards tasks and timers; held while a timer runs */
-    pthread_cond_t done; /* a task has been done */
+    pthread_mutex_t lock; /* guards the rest */
+    pthread_cond_t done; /* a task or a timer has been done */
     struct py_socket_loop_task *tasks;
     struct py_socket_timer *timers;
+    struct py_socket_timer *runs; /* now */
 };
 
 struct py_socket_loops {

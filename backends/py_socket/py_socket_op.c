@@ -116,13 +116,10 @@ static void op_unlink_done(struct py_socket_op *op)
     }
 }
 
-void py_socket_op_free(struct py_socket_op *op)
+void py_socket_op_undo(struct py_socket_op *op)
 {
     struct kvl_channel *channel = op->channel;
 
-    if (op->kind != PY_SOCKET_OP_ASK) {
-        op_unlink_done(op);
-    }
     free(op->spans);
     op->spans = NULL;
     if (op->lane != NULL) {
@@ -131,6 +128,14 @@ void py_socket_op_free(struct py_socket_op *op)
     }
     op->state = PY_SOCKET_OP_FREE;
     channel->op_free[channel->op_free_count++] = (uint32_t)(op->id & SLOT_MASK);
+}
+
+void py_socket_op_free(struct py_socket_op *op)
+{
+    if (op->kind != PY_SOCKET_OP_ASK) {
+        op_unlink_done(op);
+    }
+    py_socket_op_undo(op);
 }
 
 /* ---- the end ---- */
@@ -290,15 +295,6 @@ void py_socket_op_stop(struct py_socket_op *op, int32_t status)
     if (op->first == NULL && !op->held) {
         py_socket_op_end(op, op->status);
     }
-}
-
-void py_socket_op_wait_end(struct py_socket_op *op)
-{
-    op->waiters++;
-    while (op->state == PY_SOCKET_OP_RUNNING) {
-        pthread_cond_wait(&op->ended, &op->channel->lock);
-    }
-    op->waiters--;
 }
 
 /* ---- parts ---- */

@@ -176,6 +176,7 @@ static void serve_found(struct py_socket_conn *conn, const struct kvl_view *view
                         struct serve_hold *hold)
 {
     struct kvl_channel *channel = conn->channel;
+    uint64_t now = channel->host->now_ms(channel->host);
     const struct kvl_store_export *store = &hold->serve->store;
     uint64_t offset = 0;
 
@@ -186,8 +187,9 @@ static void serve_found(struct py_socket_conn *conn, const struct kvl_view *view
     if (view->length > 0 && conn->maps_store) {
         offset = (uint64_t)((const uint8_t *)view->data - (const uint8_t *)store->base);
         if (offset < store->bytes && view->length <= store->bytes - offset &&
-            py_socket_lease_take(channel->leases, conn, view->lease, &found->slot,
+            py_socket_lease_take(channel->leases, conn, view->lease, now, &found->slot,
                                  &found->generation) == 0) {
+            py_socket_timer_at(&channel->timer, now + PY_SOCKET_LEASE_MS);
             found->flags |= PY_SOCKET_FOUND_MAPPED;
             found->offset = offset;
             return;
