@@ -234,11 +234,8 @@ void py_socket_conn_put(struct py_socket_conn *conn, struct py_socket_out *take_
 void py_socket_conn_answer(struct py_socket_conn *conn, uint8_t type, uint64_t id, int32_t status,
                            uint32_t count)
 {
-    const struct py_socket_frame frame = {.type = type,
-                                          .flags = PY_SOCKET_REPLY,
-                                          .status = status,
-                                          .id = id,
-                                          .count = count};
+    const struct py_socket_frame frame = {
+        .type = type, .flags = PY_SOCKET_REPLY, .status = status, .id = id, .count = count};
     struct py_socket_out *out;
 
     if (conn->dead || conn->state != PY_SOCKET_CONN_OPEN) {

@@ -12,7 +12,7 @@
 static const char *const counter_names[PY_SOCKET_FETCH_COUNTERS] = {
     [PY_SOCKET_LOOKUPS] = "fetch_lookups",  [PY_SOCKET_FOUND] = "fetch_found",
     [PY_SOCKET_READS] = "fetch_reads",      [PY_SOCKET_READ_OK] = "fetch_read_ok",
-    [PY_SOCKET_READ_BYTES] = "fetch_bytes", [PY_SOCKET_QUESTIONS] = "fetch_questions",
+    [PY_SOCKET_READ_BYTES] = "fetch_bytes", [PY_SOCKET_QUERIES] = "fetch_queries",
     [PY_SOCKET_LOCATES] = "fetch_locates",  [PY_SOCKET_STALE] = "fetch_stale",
 };
 
@@ -177,8 +177,8 @@ static void job_finish(struct py_socket_job *job)
 /* One step with the lock held, which is given up for a while. @return 0 nothing more to do now. */
 static int job_step(struct py_socket_job *job)
 {
-    struct py_socket_question *before = job->questions;
-    struct py_socket_question *round;
+    struct py_socket_query *before = job->queries;
+    struct py_socket_query *round;
     uint32_t first = 0;
 
     if (job->out > 0) {
@@ -190,15 +190,15 @@ static int job_step(struct py_socket_job *job)
     }
     round = py_socket_job_plan(job);
     if (round != NULL) {
-        for (struct py_socket_question *at = round; at != before; at = at->next) {
+        for (struct py_socket_query *at = round; at != before; at = at->next) {
             job->out++;
             py_socket_job_retain(job);
         }
         pthread_mutex_unlock(&job->lock);
         while (round != before) {
-            struct py_socket_question *next = round->next;
+            struct py_socket_query *next = round->next;
 
-            py_socket_question_start(round);
+            py_socket_query_start(round);
             round = next;
         }
         pthread_mutex_lock(&job->lock);
@@ -303,14 +303,14 @@ int py_socket_fetch_read(struct py_socket_fetch *fetch, const struct kvl_batch *
 static void job_cancel(struct py_socket_job *job)
 {
     struct kvl_channel *channel = job->fetch->config.channel;
-    struct py_socket_question *at;
+    struct py_socket_query *at;
 
     pthread_mutex_lock(&job->lock);
     job->cancelled = 1;
     while (job->submitting > 0) {
         pthread_cond_wait(&job->settled, &job->lock);
     }
-    for (at = job->questions; at != NULL; at = at->next) {
+    for (at = job->queries; at != NULL; at = at->next) {
         const uint64_t op = at->op;
 
         if (op != 0) {

@@ -5,7 +5,7 @@
  *
  *   fetch     of the instance: jobs, peers, the thread
  *   job       one lookup or read of the core
- *   question  to one peer about some chunks of a job
+ *   query     to one peer about some chunks of a job
  *
  * Locks: fetch->lock and job->lock are never held together, nor across a call into the link, the
  * channel or the host, except that a job may ask the channel whether a peer is connected.
@@ -26,7 +26,7 @@ enum py_socket_fetch_counter {
     PY_SOCKET_READS,
     PY_SOCKET_READ_OK,
     PY_SOCKET_READ_BYTES,
-    PY_SOCKET_QUESTIONS,
+    PY_SOCKET_QUERIES,
     PY_SOCKET_LOCATES,
     PY_SOCKET_STALE,
     PY_SOCKET_FETCH_COUNTERS,
@@ -74,9 +74,9 @@ int py_socket_fetch_connect(struct py_socket_fetch *fetch, const char *url, uint
 void py_socket_job_advance(struct py_socket_job *job, int in_submit);
 
 /**
- * Asks: connects where needed, sends the question, takes the answers. job->out and a reference to
+ * Asks: connects where needed, sends the query, takes the answers. job->out and a reference to
  * the job count it; both are given back, and the job is moved on, when it is over.
  */
-void py_socket_question_start(struct py_socket_question *question);
+void py_socket_query_start(struct py_socket_query *query);
 
 #endif /* KVL_PY_SOCKET_FETCH_CORE_H */

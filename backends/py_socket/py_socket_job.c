@@ -54,11 +54,11 @@ static int copy_runs(struct py_socket_job *job, const struct kvl_batch *batch)
 
 static void job_free(struct py_socket_job *job)
 {
-    while (job->questions != NULL) {
-        struct py_socket_question *next = job->questions->next;
+    while (job->queries != NULL) {
+        struct py_socket_query *next = job->queries->next;
 
-        free(job->questions);
-        job->questions = next;
+        free(job->queries);
+        job->queries = next;
     }
     pthread_cond_destroy(&job->settled);
     pthread_mutex_destroy(&job->lock);
@@ -169,9 +169,9 @@ static int wants(const struct py_socket_job *job, const struct py_socket_item *i
     return !job->is_read || (left & ((1u << place) - 1)) == 0;
 }
 
-static struct py_socket_question *plan_for(struct py_socket_job *job, uint32_t place)
+static struct py_socket_query *plan_for(struct py_socket_job *job, uint32_t place)
 {
-    struct py_socket_question *question;
+    struct py_socket_query *query;
     uint32_t count = 0;
 
     for (uint32_t i = 0; i < job->count; i++) {
@@ -180,24 +180,24 @@ static struct py_socket_question *plan_for(struct py_socket_job *job, uint32_t p
     if (count == 0) {
         return NULL;
     }
-    question = calloc(1, sizeof(*question) + count * sizeof(question->items[0]));
-    if (question == NULL) {
+    query = calloc(1, sizeof(*query) + count * sizeof(query->items[0]));
+    if (query == NULL) {
         return NULL;
     }
-    question->job = job;
-    question->holder = job->holders[place];
+    query->job = job;
+    query->holder = job->holders[place];
     for (uint32_t i = 0; i < job->count; i++) {
         if (wants(job, &job->items[i], place)) {
-            question->items[question->count++] = i;
+            query->items[query->count++] = i;
         }
     }
-    return question;
+    return query;
 }
 
-struct py_socket_question *py_socket_job_plan(struct py_socket_job *job)
+struct py_socket_query *py_socket_job_plan(struct py_socket_job *job)
 {
-    struct py_socket_question *before = job->questions;
-    struct py_socket_question *plan[PY_SOCKET_JOB_HOLDERS];
+    struct py_socket_query *before = job->queries;
+    struct py_socket_query *plan[PY_SOCKET_JOB_HOLDERS];
 
     for (uint32_t place = 0; place < job->holder_count; place++) {
         plan[place] = plan_for(job, place);
@@ -208,11 +208,11 @@ struct py_socket_question *py_socket_job_plan(struct py_socket_job *job)
             job->items[plan[place]->items[i]].asked |= 1u << place;
         }
         if (plan[place] != NULL) {
-            plan[place]->next = job->questions;
-            job->questions = plan[place];
+            plan[place]->next = job->queries;
+            job->queries = plan[place];
         }
     }
-    return job->questions != before ? job->questions : NULL;
+    return job->queries != before ? job->queries : NULL;
 }
 
 const struct kvl_sg *py_socket_job_runs(const struct py_socket_job *job, uint32_t item,

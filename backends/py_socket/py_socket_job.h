@@ -32,10 +32,10 @@ struct py_socket_item {
 };
 
 /** A question to one peer about some of the items. Lives as long as the job. */
-struct py_socket_question {
+struct py_socket_query {
     struct py_socket_job *job;
     struct py_socket_holder *holder;
-    struct py_socket_question *next;
+    struct py_socket_query *next;
     uint64_t op; /* while it is out */
     uint32_t count;
     uint32_t items[]; /* indexes into job->items */
@@ -75,7 +75,7 @@ struct py_socket_job {
     enum py_socket_phase_of_job phase;
     uint32_t holder_count;
     struct py_socket_holder *holders[PY_SOCKET_JOB_HOLDERS];
-    struct py_socket_question *questions; /* owned */
+    struct py_socket_query *queries; /* owned */
     uint64_t bytes;
 };
 
@@ -100,7 +100,7 @@ void py_socket_job_end_item(struct py_socket_job *job, uint32_t item, int32_t st
  * The questions of the next round, in a list; each open item is asked from all who may be asked
  * (lookup) or from the first of them (read). NULL = nobody is left. The lock is held.
  */
-struct py_socket_question *py_socket_job_plan(struct py_socket_job *job);
+struct py_socket_query *py_socket_job_plan(struct py_socket_job *job);
 
 /** Runs of an item in the engine's memory. */
 const struct kvl_sg *py_socket_job_runs(const struct py_socket_job *job, uint32_t item,

@@ -267,8 +267,8 @@ static ssize_t recv_drop(struct py_socket_conn *conn)
 {
     uint8_t scratch[DROP_BYTES];
 
-    return recv(conn->fd, scratch, conn->payload_left < DROP_BYTES ? conn->payload_left : DROP_BYTES,
-                MSG_DONTWAIT);
+    return recv(conn->fd, scratch,
+                conn->payload_left < DROP_BYTES ? conn->payload_left : DROP_BYTES, MSG_DONTWAIT);
 }
 
 /* Straight to where it belongs; the last read takes the next head along. */
@@ -291,8 +291,7 @@ static ssize_t recv_scatter(struct py_socket_conn *conn, uint64_t budget)
         room += bytes;
     }
     if (room == conn->payload_left) {
-        iov[count++] =
-            (struct iovec){.iov_base = conn->head, .iov_len = PY_SOCKET_FRAME_BYTES};
+        iov[count++] = (struct iovec){.iov_base = conn->head, .iov_len = PY_SOCKET_FRAME_BYTES};
     }
     msg.msg_iovlen = count;
     n = recvmsg(conn->fd, &msg, MSG_DONTWAIT);

@@ -116,8 +116,7 @@ static int wait_open_events(struct kvl_channel *channel)
     int event_fd = epoll_create1(EPOLL_CLOEXEC);
     int done_fd = eventfd(channel->done != NULL, EFD_CLOEXEC | EFD_NONBLOCK);
 
-    if (event_fd < 0 || done_fd < 0 ||
-        epoll_ctl(event_fd, EPOLL_CTL_ADD, done_fd, &event) < 0 ||
+    if (event_fd < 0 || done_fd < 0 || epoll_ctl(event_fd, EPOLL_CTL_ADD, done_fd, &event) < 0 ||
         (link_fd >= 0 && epoll_ctl(event_fd, EPOLL_CTL_ADD, link_fd, &event) < 0)) {
         int r = -errno;
 

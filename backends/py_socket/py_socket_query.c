@@ -5,17 +5,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void question_over(struct py_socket_question *question, int32_t status)
+static void query_over(struct py_socket_query *query, int32_t status)
 {
-    struct py_socket_job *job = question->job;
+    struct py_socket_job *job = query->job;
 
     pthread_mutex_lock(&job->lock);
-    for (uint32_t i = 0; i < question->count; i++) {
-        if (status < 0 && job->items[question->items[i]].status == -EINPROGRESS) {
-            py_socket_job_end_item(job, question->items[i], status);
+    for (uint32_t i = 0; i < query->count; i++) {
+        if (status < 0 && job->items[query->items[i]].status == -EINPROGRESS) {
+            py_socket_job_end_item(job, query->items[i], status);
         }
     }
-    question->op = 0;
+    query->op = 0;
     job->out--;
     pthread_mutex_unlock(&job->lock);
     py_socket_job_advance(job, 0);
@@ -24,14 +24,14 @@ static void question_over(struct py_socket_question *question, int32_t status)
 
 static void on_looked_up(void *ctx, uint32_t at, int is_there)
 {
-    struct py_socket_question *question = ctx;
-    struct py_socket_job *job = question->job;
-    const uint32_t item = question->items[at];
+    struct py_socket_query *query = ctx;
+    struct py_socket_job *job = query->job;
+    const uint32_t item = query->items[at];
 
     if (is_there) {
-        py_socket_who_remember(job->fetch->who, job->items[item].hash, question->holder);
+        py_socket_who_remember(job->fetch->who, job->items[item].hash, query->holder);
     } else {
-        py_socket_who_forget(job->fetch->who, job->items[item].hash, question->holder);
+        py_socket_who_forget(job->fetch->who, job->items[item].hash, query->holder);
     }
     pthread_mutex_lock(&job->lock);
     py_socket_job_end_item(job, item, is_there ? 0 : -ENOENT);
@@ -92,9 +92,9 @@ static int ask_host(struct py_socket_job *job, uint32_t item, const struct py_so
 static int on_found(void *ctx, uint32_t at, const struct py_socket_found *found,
                     const struct kvl_sg **sg_out, uint32_t *sg_count_out)
 {
-    struct py_socket_question *question = ctx;
-    struct py_socket_job *job = question->job;
-    const uint32_t number = question->items[at];
+    struct py_socket_query *query = ctx;
+    struct py_socket_job *job = query->job;
+    const uint32_t number = query->items[at];
     struct py_socket_item *item = &job->items[number];
     int cancelled;
     int r;
@@ -125,15 +125,15 @@ static int on_found(void *ctx, uint32_t at, const struct py_socket_found *found,
 
 static void on_item(void *ctx, uint32_t at, int32_t status)
 {
-    struct py_socket_question *question = ctx;
-    struct py_socket_job *job = question->job;
-    const uint32_t item = question->items[at];
+    struct py_socket_query *query = ctx;
+    struct py_socket_job *job = query->job;
+    const uint32_t item = query->items[at];
 
     if (status == 0 && !py_socket_job_is_right(job, item)) {
         status = -EBADMSG;
     }
     if (status < 0) {
-        py_socket_who_forget(job->fetch->who, job->items[item].hash, question->holder);
+        py_socket_who_forget(job->fetch->who, job->items[item].hash, query->holder);
         py_socket_fetch_count(job->fetch, PY_SOCKET_STALE, status == -ENOENT || status == -ESTALE);
     }
     pthread_mutex_lock(&job->lock);
@@ -143,7 +143,7 @@ static void on_item(void *ctx, uint32_t at, int32_t status)
 
 static void on_end(void *ctx, int32_t status)
 {
-    question_over(ctx, status < 0 ? status : -ENOENT);
+    query_over(ctx, status < 0 ? status : -ENOENT);
 }
 
 static const struct py_socket_ask_ops ask_ops = {
@@ -153,31 +153,31 @@ static const struct py_socket_ask_ops ask_ops = {
     .end = on_end,
 };
 
-static int submit_lookup(struct py_socket_question *question, uint64_t *op)
+static int submit_lookup(struct py_socket_query *query, uint64_t *op)
 {
-    struct py_socket_job *job = question->job;
-    struct kvl_key *keys = malloc(question->count * sizeof(*keys));
+    struct py_socket_job *job = query->job;
+    struct kvl_key *keys = malloc(query->count * sizeof(*keys));
     int r = -ENOMEM;
 
-    for (uint32_t i = 0; keys != NULL && i < question->count; i++) {
-        keys[i] = job->items[question->items[i]].chunk.key;
+    for (uint32_t i = 0; keys != NULL && i < query->count; i++) {
+        keys[i] = job->items[query->items[i]].chunk.key;
     }
     if (keys != NULL) {
-        r = py_socket_ask_lookup(job->fetch->config.channel, question->holder->url, keys,
-                                 question->count, job->deadline_ms, &ask_ops, question, op);
+        r = py_socket_ask_lookup(job->fetch->config.channel, query->holder->url, keys, query->count,
+                                 job->deadline_ms, &ask_ops, query, op);
     }
     free(keys);
     return r;
 }
 
-static int submit_get(struct py_socket_question *question, uint64_t *op)
+static int submit_get(struct py_socket_query *query, uint64_t *op)
 {
-    struct py_socket_job *job = question->job;
-    struct py_socket_wish *wishes = malloc(question->count * sizeof(*wishes));
+    struct py_socket_job *job = query->job;
+    struct py_socket_wish *wishes = malloc(query->count * sizeof(*wishes));
     int r = -ENOMEM;
 
-    for (uint32_t i = 0; wishes != NULL && i < question->count; i++) {
-        const struct kvl_chunk *chunk = &job->items[question->items[i]].chunk;
+    for (uint32_t i = 0; wishes != NULL && i < query->count; i++) {
+        const struct kvl_chunk *chunk = &job->items[query->items[i]].chunk;
 
         wishes[i] = (struct py_socket_wish){
             .key = chunk->key,
@@ -188,17 +188,17 @@ static int submit_get(struct py_socket_question *question, uint64_t *op)
         };
     }
     if (wishes != NULL) {
-        r = py_socket_ask_get(job->fetch->config.channel, question->holder->url, wishes,
-                              question->count, job->deadline_ms, &ask_ops, question, op);
+        r = py_socket_ask_get(job->fetch->config.channel, query->holder->url, wishes, query->count,
+                              job->deadline_ms, &ask_ops, query, op);
     }
     free(wishes);
     return r;
 }
 
 /* The peer is connected: ask. While `submitting` counts us, cancel waits for the name of the op. */
-static void question_submit(struct py_socket_question *question)
+static void query_submit(struct py_socket_query *query)
 {
-    struct py_socket_job *job = question->job;
+    struct py_socket_job *job = query->job;
     uint64_t op = 0;
     int r = -ECANCELED;
 
@@ -206,54 +206,54 @@ static void question_submit(struct py_socket_question *question)
     job->submitting += !job->cancelled;
     if (job->cancelled) {
         pthread_mutex_unlock(&job->lock);
-        question_over(question, r);
+        query_over(query, r);
         return;
     }
     pthread_mutex_unlock(&job->lock);
     py_socket_job_retain(job); /* the answer may be here before we are back */
-    py_socket_fetch_count(job->fetch, PY_SOCKET_QUESTIONS, 1);
-    r = job->is_read ? submit_get(question, &op) : submit_lookup(question, &op);
+    py_socket_fetch_count(job->fetch, PY_SOCKET_QUERIES, 1);
+    r = job->is_read ? submit_get(query, &op) : submit_lookup(query, &op);
     pthread_mutex_lock(&job->lock);
-    question->op = r == 0 ? op : 0;
+    query->op = r == 0 ? op : 0;
     job->submitting--;
     pthread_cond_broadcast(&job->settled);
     pthread_mutex_unlock(&job->lock);
     if (r < 0) {
-        question_over(question, r);
+        query_over(query, r);
     }
     py_socket_job_release(job);
 }
 
 static void on_connected(void *ctx, int status, const char *side_reply)
 {
-    struct py_socket_question *question = ctx;
-    struct py_socket_fetch *fetch = question->job->fetch;
+    struct py_socket_query *query = ctx;
+    struct py_socket_fetch *fetch = query->job->fetch;
 
     (void)side_reply;
-    py_socket_who_tried(fetch->who, question->holder, status, py_socket_fetch_now(fetch));
+    py_socket_who_tried(fetch->who, query->holder, status, py_socket_fetch_now(fetch));
     if (status == 0) {
-        question_submit(question);
+        query_submit(query);
     } else {
-        question_over(question, status);
+        query_over(query, status);
     }
     py_socket_fetch_call_ends(fetch);
 }
 
-void py_socket_question_start(struct py_socket_question *question)
+void py_socket_query_start(struct py_socket_query *query)
 {
-    struct py_socket_fetch *fetch = question->job->fetch;
+    struct py_socket_fetch *fetch = query->job->fetch;
     int r;
 
     py_socket_fetch_call_begins(fetch);
-    r = py_socket_fetch_connect(fetch, question->holder->url, question->job->deadline_ms,
-                                on_connected, question);
+    r = py_socket_fetch_connect(fetch, query->holder->url, query->job->deadline_ms, on_connected,
+                                query);
     if (r == 0) {
         return;
     }
     if (r == -EALREADY) {
-        question_submit(question);
+        query_submit(query);
     } else {
-        question_over(question, r);
+        query_over(query, r);
     }
     py_socket_fetch_call_ends(fetch);
 }
