@@ -14,8 +14,8 @@
 #include "py_socket_core.h"
 #include "py_socket_counters.h"
 #include "py_socket_data.h"
-#include "py_socket_fetch.h"
 #include "py_socket_options.h"
+#include "py_socket_seek.h"
 #include "py_socket_zmq.h"
 
 #ifndef KVL_BUILD_ID
@@ -33,7 +33,7 @@ struct py_socket {
     struct py_socket_data data;
     struct py_socket_serve_ops serve;
     struct kvl_channel *channel; /* our own: chunks by key go over it */
-    struct py_socket_fetch *fetch;
+    struct py_socket_seek *seek;
     _Atomic int is_started;
 };
 
@@ -80,7 +80,7 @@ static int start_chunks(struct py_socket *self, struct kvl_err *err)
         .buffer_fd = store->fd,
         .peer_init_url = self->options.bind,
     };
-    struct py_socket_fetch_config config = {
+    struct py_socket_seek_config config = {
         .host = self->host,
         .options = &self->options,
     };
@@ -91,7 +91,7 @@ static int start_chunks(struct py_socket *self, struct kvl_err *err)
     }
     config.channel = self->channel;
     config.link = self->channel->link;
-    r = py_socket_fetch_start(&config, &self->fetch);
+    r = py_socket_seek_start(&config, &self->seek);
     return r < 0 ? py_socket_err(err, r, "cannot start a thread: %s", strerror(-r)) : 0;
 }
 
@@ -133,10 +133,10 @@ static void py_socket_stop(void *arg)
     struct py_socket *self = arg;
 
     atomic_store(&self->is_started, 0);
-    py_socket_fetch_stop(self->fetch);
+    py_socket_seek_stop(self->seek);
     py_socket_channel_ops.close(self->channel);
-    py_socket_fetch_destroy(self->fetch);
-    self->fetch = NULL;
+    py_socket_seek_destroy(self->seek);
+    self->seek = NULL;
     self->channel = NULL;
     py_socket_data_stop(&self->data);
     py_socket_zmq_destroy(self->zmq);
@@ -159,28 +159,28 @@ static void py_socket_quiesce(void *arg)
 {
     struct py_socket *self = arg;
 
-    py_socket_fetch_quiesce(self->fetch);
+    py_socket_seek_quiesce(self->seek);
 }
 
 static int py_socket_lookup(void *arg, const struct kvl_batch *batch)
 {
     struct py_socket *self = arg;
 
-    return py_socket_fetch_lookup(self->fetch, batch);
+    return py_socket_seek_lookup(self->seek, batch);
 }
 
 static int py_socket_read(void *arg, const struct kvl_batch *batch)
 {
     struct py_socket *self = arg;
 
-    return py_socket_fetch_read(self->fetch, batch);
+    return py_socket_seek_read(self->seek, batch);
 }
 
 static void py_socket_cancel(void *arg, uint64_t cookie)
 {
     struct py_socket *self = arg;
 
-    py_socket_fetch_cancel(self->fetch, cookie);
+    py_socket_seek_cancel(self->seek, cookie);
 }
 
 static void py_socket_get_limits(void *arg, struct kvl_limits *limits_out)
@@ -216,7 +216,7 @@ static void py_socket_get_stats(void *arg, kvl_stat_fn fn, void *ctx)
     py_socket_counters_tell(&self->counters, fn, ctx);
     if (atomic_load(&self->is_started)) {
         py_socket_data_stats(&self->data, fn, ctx);
-        py_socket_fetch_stats(self->fetch, fn, ctx);
+        py_socket_seek_stats(self->seek, fn, ctx);
     }
 }
 

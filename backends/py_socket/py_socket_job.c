@@ -69,7 +69,7 @@ static void job_free(struct py_socket_job *job)
     free(job);
 }
 
-int py_socket_job_create(struct py_socket_fetch *fetch, const struct kvl_batch *batch, int is_read,
+int py_socket_job_create(struct py_socket_seek *seek, const struct kvl_batch *batch, int is_read,
                          struct py_socket_job **job_out)
 {
     struct py_socket_job *job = calloc(1, sizeof(*job));
@@ -79,7 +79,7 @@ int py_socket_job_create(struct py_socket_fetch *fetch, const struct kvl_batch *
         return -ENOMEM;
     }
     atomic_init(&job->refs, 1);
-    job->fetch = fetch;
+    job->seek = seek;
     job->is_read = is_read;
     job->cookie = batch->cookie;
     job->deadline_ms = batch->deadline_ms;

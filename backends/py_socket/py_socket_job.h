@@ -2,7 +2,7 @@
 /**
  * @file py_socket_job.h
  * One lookup or read of the core under way: its chunks, whom they were asked from, what is known.
- * Used by py_socket_fetch.c only, which drives it.
+ * Used by py_socket_seek.c only, which drives it.
  */
 #ifndef KVL_PY_SOCKET_JOB_H
 #define KVL_PY_SOCKET_JOB_H
@@ -17,7 +17,7 @@
 /** Peers that one job asks at most. */
 #define PY_SOCKET_JOB_HOLDERS 32u
 
-struct py_socket_fetch;
+struct py_socket_seek;
 struct py_socket_job;
 
 struct py_socket_item {
@@ -49,8 +49,8 @@ enum py_socket_phase_of_job {
 };
 
 struct py_socket_job {
-    struct py_socket_fetch *fetch;
-    struct py_socket_job *next; /* of the fetch */
+    struct py_socket_seek *seek;
+    struct py_socket_job *next; /* of the seek */
     struct py_socket_job *prev;
     struct py_socket_job *next_finished;
     atomic_uint refs;
@@ -81,7 +81,7 @@ struct py_socket_job {
 
 /** Copies the batch; one reference is the caller's. @return 0; -ENOTSUP memory of no known kind;
  *  -EINVAL; -ENOMEM. */
-int py_socket_job_create(struct py_socket_fetch *fetch, const struct kvl_batch *batch, int is_read,
+int py_socket_job_create(struct py_socket_seek *seek, const struct kvl_batch *batch, int is_read,
                          struct py_socket_job **job_out);
 void py_socket_job_retain(struct py_socket_job *job);
 void py_socket_job_release(struct py_socket_job *job);

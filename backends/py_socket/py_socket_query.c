@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "py_socket_fetch_core.h"
+#include "py_socket_seek_core.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -29,9 +29,9 @@ static void on_looked_up(void *ctx, uint32_t at, int is_there)
     const uint32_t item = query->items[at];
 
     if (is_there) {
-        py_socket_who_remember(job->fetch->who, job->items[item].hash, query->holder);
+        py_socket_who_remember(job->seek->who, job->items[item].hash, query->holder);
     } else {
-        py_socket_who_forget(job->fetch->who, job->items[item].hash, query->holder);
+        py_socket_who_forget(job->seek->who, job->items[item].hash, query->holder);
     }
     pthread_mutex_lock(&job->lock);
     py_socket_job_end_item(job, item, is_there ? 0 : -ENOENT);
@@ -61,7 +61,7 @@ static int is_expected(const struct kvl_chunk *chunk, const struct py_socket_fou
 
 static int ask_host(struct py_socket_job *job, uint32_t item, const struct py_socket_found *found)
 {
-    const struct kvl_host *host = job->fetch->config.host;
+    const struct kvl_host *host = job->seek->config.host;
     const struct kvl_chunk chunk = {
         .attrs = found->attrs,
         .bytes = found->bytes,
@@ -133,8 +133,8 @@ static void on_item(void *ctx, uint32_t at, int32_t status)
         status = -EBADMSG;
     }
     if (status < 0) {
-        py_socket_who_forget(job->fetch->who, job->items[item].hash, query->holder);
-        py_socket_fetch_count(job->fetch, PY_SOCKET_STALE, status == -ENOENT || status == -ESTALE);
+        py_socket_who_forget(job->seek->who, job->items[item].hash, query->holder);
+        py_socket_seek_count(job->seek, PY_SOCKET_STALE, status == -ENOENT || status == -ESTALE);
     }
     pthread_mutex_lock(&job->lock);
     py_socket_job_end_item(job, item, status);
@@ -163,7 +163,7 @@ static int submit_lookup(struct py_socket_query *query, uint64_t *op)
         keys[i] = job->items[query->items[i]].chunk.key;
     }
     if (keys != NULL) {
-        r = py_socket_ask_lookup(job->fetch->config.channel, query->holder->url, keys, query->count,
+        r = py_socket_ask_lookup(job->seek->config.channel, query->holder->url, keys, query->count,
                                  job->deadline_ms, &ask_ops, query, op);
     }
     free(keys);
@@ -188,7 +188,7 @@ static int submit_get(struct py_socket_query *query, uint64_t *op)
         };
     }
     if (wishes != NULL) {
-        r = py_socket_ask_get(job->fetch->config.channel, query->holder->url, wishes, query->count,
+        r = py_socket_ask_get(job->seek->config.channel, query->holder->url, wishes, query->count,
                               job->deadline_ms, &ask_ops, query, op);
     }
     free(wishes);
@@ -211,7 +211,7 @@ static void query_submit(struct py_socket_query *query)
     }
     pthread_mutex_unlock(&job->lock);
     py_socket_job_retain(job); /* the answer may be here before we are back */
-    py_socket_fetch_count(job->fetch, PY_SOCKET_QUERIES, 1);
+    py_socket_seek_count(job->seek, PY_SOCKET_QUERIES, 1);
     r = job->is_read ? submit_get(query, &op) : submit_lookup(query, &op);
     pthread_mutex_lock(&job->lock);
     query->op = r == 0 ? op : 0;
@@ -227,26 +227,26 @@ static void query_submit(struct py_socket_query *query)
 static void on_connected(void *ctx, int status, const char *side_reply)
 {
     struct py_socket_query *query = ctx;
-    struct py_socket_fetch *fetch = query->job->fetch;
+    struct py_socket_seek *seek = query->job->seek;
 
     (void)side_reply;
-    py_socket_who_tried(fetch->who, query->holder, status, py_socket_fetch_now(fetch));
+    py_socket_who_tried(seek->who, query->holder, status, py_socket_seek_now(seek));
     if (status == 0) {
         query_submit(query);
     } else {
         query_over(query, status);
     }
-    py_socket_fetch_call_ends(fetch);
+    py_socket_seek_call_ends(seek);
 }
 
 void py_socket_query_start(struct py_socket_query *query)
 {
-    struct py_socket_fetch *fetch = query->job->fetch;
+    struct py_socket_seek *seek = query->job->seek;
     int r;
 
-    py_socket_fetch_call_begins(fetch);
-    r = py_socket_fetch_connect(fetch, query->holder->url, query->job->deadline_ms, on_connected,
-                                query);
+    py_socket_seek_call_begins(seek);
+    r = py_socket_seek_connect(seek, query->holder->url, query->job->deadline_ms, on_connected,
+                               query);
     if (r == 0) {
         return;
     }
@@ -255,5 +255,5 @@ void py_socket_query_start(struct py_socket_query *query)
     } else {
         query_over(query, r);
     }
-    py_socket_fetch_call_ends(fetch);
+    py_socket_seek_call_ends(seek);
 }

@@ -1,48 +1,47 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "py_socket_fetch.h"
+#include "py_socket_seek.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "py_socket_fetch_core.h"
+#include "py_socket_seek_core.h"
 
 #define KEEP_EVERY_MS 500u
 
-static const char *const counter_names[PY_SOCKET_FETCH_COUNTERS] = {
-    [PY_SOCKET_LOOKUPS] = "fetch_lookups",  [PY_SOCKET_FOUND] = "fetch_found",
-    [PY_SOCKET_READS] = "fetch_reads",      [PY_SOCKET_READ_OK] = "fetch_read_ok",
-    [PY_SOCKET_READ_BYTES] = "fetch_bytes", [PY_SOCKET_QUERIES] = "fetch_queries",
-    [PY_SOCKET_LOCATES] = "fetch_locates",  [PY_SOCKET_STALE] = "fetch_stale",
+static const char *const counter_names[PY_SOCKET_SEEK_COUNTERS] = {
+    [PY_SOCKET_LOOKUPS] = "seek_lookups",  [PY_SOCKET_FOUND] = "seek_found",
+    [PY_SOCKET_READS] = "seek_reads",      [PY_SOCKET_READ_OK] = "seek_read_ok",
+    [PY_SOCKET_READ_BYTES] = "seek_bytes", [PY_SOCKET_QUERIES] = "seek_queries",
+    [PY_SOCKET_LOCATES] = "seek_locates",  [PY_SOCKET_STALE] = "seek_stale",
 };
 
-void py_socket_fetch_call_begins(struct py_socket_fetch *fetch)
+void py_socket_seek_call_begins(struct py_socket_seek *seek)
 {
-    pthread_mutex_lock(&fetch->lock);
-    fetch->calls++;
-    pthread_mutex_unlock(&fetch->lock);
+    pthread_mutex_lock(&seek->lock);
+    seek->calls++;
+    pthread_mutex_unlock(&seek->lock);
 }
 
-void py_socket_fetch_call_ends(struct py_socket_fetch *fetch)
+void py_socket_seek_call_ends(struct py_socket_seek *seek)
 {
-    pthread_mutex_lock(&fetch->lock);
-    fetch->calls--;
-    pthread_cond_broadcast(&fetch->changed);
-    pthread_mutex_unlock(&fetch->lock);
+    pthread_mutex_lock(&seek->lock);
+    seek->calls--;
+    pthread_cond_broadcast(&seek->changed);
+    pthread_mutex_unlock(&seek->lock);
 }
 
-int py_socket_fetch_connect(struct py_socket_fetch *fetch, const char *url, uint64_t deadline_ms,
-                            py_socket_call_fn done, void *ctx)
+int py_socket_seek_connect(struct py_socket_seek *seek, const char *url, uint64_t deadline_ms,
+                           py_socket_call_fn done, void *ctx)
 {
-    const uint64_t latest =
-        py_socket_fetch_now(fetch) + fetch->config.options->handshake_timeout_ms;
+    const uint64_t latest = py_socket_seek_now(seek) + seek->config.options->handshake_timeout_ms;
     const struct py_socket_call call = {
         .what = PY_SOCKET_CALL_INIT,
         .url = url,
         .deadline_ms = deadline_ms < latest ? deadline_ms : latest,
     };
 
-    return py_socket_link_call(fetch->config.link, &call, done, ctx, NULL, NULL);
+    return py_socket_link_call(seek->config.link, &call, done, ctx, NULL, NULL);
 }
 
 /* ---- whom to ask next ---- */
@@ -50,7 +49,7 @@ int py_socket_fetch_connect(struct py_socket_fetch *fetch, const char *url, uint
 static void on_located(void *ctx, int32_t status, const struct kvl_run *runs, uint32_t run_count)
 {
     struct py_socket_job *job = ctx;
-    struct py_socket_fetch *fetch = job->fetch;
+    struct py_socket_seek *seek = job->seek;
     uint32_t first = 0;
 
     pthread_mutex_lock(&job->lock);
@@ -58,10 +57,9 @@ static void on_located(void *ctx, int32_t status, const struct kvl_run *runs, ui
         first++;
     }
     for (uint32_t i = 0; status == 0 && i < run_count; i++) {
-        struct py_socket_holder *holder = py_socket_who_holder(fetch->who, runs[i].peer_url, 0);
+        struct py_socket_holder *holder = py_socket_who_holder(seek->who, runs[i].peer_url, 0);
 
-        if (holder != NULL &&
-            py_socket_who_may_try(fetch->who, holder, py_socket_fetch_now(fetch))) {
+        if (holder != NULL && py_socket_who_may_try(seek->who, holder, py_socket_seek_now(seek))) {
             py_socket_job_allow(job, holder, first, runs[i].length);
         }
     }
@@ -69,13 +67,13 @@ static void on_located(void *ctx, int32_t status, const struct kvl_run *runs, ui
     pthread_mutex_unlock(&job->lock);
     py_socket_job_advance(job, 0);
     py_socket_job_release(job);
-    py_socket_fetch_call_ends(fetch);
+    py_socket_seek_call_ends(seek);
 }
 
 /* Asks the controller from the first open item on. The lock of the job is not held. */
 static void job_locate(struct py_socket_job *job, uint32_t first)
 {
-    const struct kvl_host *host = job->fetch->config.host;
+    const struct kvl_host *host = job->seek->config.host;
     const uint32_t rest = job->count - first;
     struct kvl_chunk_id *ids = malloc(rest * sizeof(*ids));
     int r = ids != NULL ? 0 : -ENOMEM;
@@ -84,12 +82,12 @@ static void job_locate(struct py_socket_job *job, uint32_t first)
         r = host->chunk_id(host, &job->items[first + i].chunk.key, &ids[i]);
     }
     py_socket_job_retain(job);
-    py_socket_fetch_call_begins(job->fetch);
+    py_socket_seek_call_begins(job->seek);
     if (r == 0) {
         r = host->locate(host, ids, rest, job->deadline_ms, on_located, job);
     }
     free(ids);
-    py_socket_fetch_count(job->fetch, PY_SOCKET_LOCATES, r == 0);
+    py_socket_seek_count(job->seek, PY_SOCKET_LOCATES, r == 0);
     if (r < 0) {
         on_located(job, r, NULL, 0); /* no controller, or it cannot be asked now: others may know */
     }
@@ -98,7 +96,7 @@ static void job_locate(struct py_socket_job *job, uint32_t first)
 static void allow_remembered(struct py_socket_job *job)
 {
     for (uint32_t i = 0; i < job->count; i++) {
-        struct py_socket_holder *holder = py_socket_who_had(job->fetch->who, job->items[i].hash);
+        struct py_socket_holder *holder = py_socket_who_had(job->seek->who, job->items[i].hash);
 
         if (holder != NULL) {
             py_socket_job_allow(job, holder, i, 1);
@@ -110,15 +108,15 @@ static void allow_remembered(struct py_socket_job *job)
  * to the thread that keeps them connected, so that a dead peer holds up one lookup and not all. */
 static void allow_static(struct py_socket_job *job)
 {
-    struct py_socket_fetch *fetch = job->fetch;
+    struct py_socket_seek *seek = job->seek;
     const struct kvl_channel_ops *ops = &py_socket_channel_ops;
 
-    for (uint32_t i = 0; i < fetch->config.options->peer_count; i++) {
+    for (uint32_t i = 0; i < seek->config.options->peer_count; i++) {
         struct py_socket_holder *holder =
-            py_socket_who_holder(fetch->who, fetch->config.options->peers[i], 1);
+            py_socket_who_holder(seek->who, seek->config.options->peers[i], 1);
 
-        if (holder != NULL && (ops->is_connected(fetch->config.channel, holder->url) == 1 ||
-                               py_socket_who_is_new(fetch->who, holder))) {
+        if (holder != NULL && (ops->is_connected(seek->config.channel, holder->url) == 1 ||
+                               py_socket_who_is_new(seek->who, holder))) {
             py_socket_job_allow(job, holder, 0, job->count);
         }
     }
@@ -126,8 +124,8 @@ static void allow_static(struct py_socket_job *job)
 
 static void job_finish(struct py_socket_job *job)
 {
-    const struct kvl_host *host = job->fetch->config.host;
-    struct py_socket_fetch *fetch = job->fetch;
+    const struct kvl_host *host = job->seek->config.host;
+    struct py_socket_seek *seek = job->seek;
     int32_t *status = malloc(job->count * sizeof(*status));
     struct kvl_completion done = {
         .size = sizeof(done),
@@ -152,25 +150,25 @@ static void job_finish(struct py_socket_job *job)
             status[i] = item->status;
         }
     }
-    py_socket_fetch_count(fetch, job->is_read ? PY_SOCKET_READ_OK : PY_SOCKET_FOUND, good);
-    py_socket_fetch_count(fetch, PY_SOCKET_READ_BYTES, job->is_read ? job->bytes : 0);
+    py_socket_seek_count(seek, job->is_read ? PY_SOCKET_READ_OK : PY_SOCKET_FOUND, good);
+    py_socket_seek_count(seek, PY_SOCKET_READ_BYTES, job->is_read ? job->bytes : 0);
     if (status == NULL) {
         done.status = -ENOMEM;
     }
     host->complete(host, &done);
     free(status);
 
-    pthread_mutex_lock(&fetch->lock);
+    pthread_mutex_lock(&seek->lock);
     if (job->prev != NULL) {
         job->prev->next = job->next;
     } else {
-        fetch->jobs = job->next;
+        seek->jobs = job->next;
     }
     if (job->next != NULL) {
         job->next->prev = job->prev;
     }
-    pthread_cond_broadcast(&fetch->changed);
-    pthread_mutex_unlock(&fetch->lock);
+    pthread_cond_broadcast(&seek->changed);
+    pthread_mutex_unlock(&seek->lock);
     py_socket_job_release(job);
 }
 
@@ -230,7 +228,7 @@ static int job_step(struct py_socket_job *job)
  * from inside a submit: the thread sends it then. */
 void py_socket_job_advance(struct py_socket_job *job, int in_submit)
 {
-    struct py_socket_fetch *fetch = job->fetch;
+    struct py_socket_seek *seek = job->seek;
     int finish;
 
     pthread_mutex_lock(&job->lock);
@@ -249,11 +247,11 @@ void py_socket_job_advance(struct py_socket_job *job, int in_submit)
     finish = job->done;
     pthread_mutex_unlock(&job->lock);
     if (finish && in_submit) {
-        pthread_mutex_lock(&fetch->lock);
-        job->next_finished = fetch->finished;
-        fetch->finished = job;
-        pthread_cond_broadcast(&fetch->changed);
-        pthread_mutex_unlock(&fetch->lock);
+        pthread_mutex_lock(&seek->lock);
+        job->next_finished = seek->finished;
+        seek->finished = job;
+        pthread_cond_broadcast(&seek->changed);
+        pthread_mutex_unlock(&seek->lock);
     } else if (finish) {
         job_finish(job);
     }
@@ -261,27 +259,27 @@ void py_socket_job_advance(struct py_socket_job *job, int in_submit)
 
 /* ---- what the core calls ---- */
 
-static int job_begin(struct py_socket_fetch *fetch, const struct kvl_batch *batch, int is_read)
+static int job_begin(struct py_socket_seek *seek, const struct kvl_batch *batch, int is_read)
 {
     struct py_socket_job *job;
-    int r = py_socket_job_create(fetch, batch, is_read, &job);
+    int r = py_socket_job_create(seek, batch, is_read, &job);
 
     if (r < 0) {
         return r;
     }
-    pthread_mutex_lock(&fetch->lock);
-    if (fetch->quiet) {
-        pthread_mutex_unlock(&fetch->lock);
+    pthread_mutex_lock(&seek->lock);
+    if (seek->quiet) {
+        pthread_mutex_unlock(&seek->lock);
         py_socket_job_release(job);
         return -ECANCELED;
     }
-    job->next = fetch->jobs;
-    if (fetch->jobs != NULL) {
-        fetch->jobs->prev = job;
+    job->next = seek->jobs;
+    if (seek->jobs != NULL) {
+        seek->jobs->prev = job;
     }
-    fetch->jobs = job;
-    pthread_mutex_unlock(&fetch->lock);
-    py_socket_fetch_count(fetch, is_read ? PY_SOCKET_READS : PY_SOCKET_LOOKUPS, batch->count);
+    seek->jobs = job;
+    pthread_mutex_unlock(&seek->lock);
+    py_socket_seek_count(seek, is_read ? PY_SOCKET_READS : PY_SOCKET_LOOKUPS, batch->count);
     py_socket_job_retain(job); /* its end may come before we are back */
     allow_remembered(job);
     py_socket_job_advance(job, 1);
@@ -289,20 +287,20 @@ static int job_begin(struct py_socket_fetch *fetch, const struct kvl_batch *batc
     return 0;
 }
 
-int py_socket_fetch_lookup(struct py_socket_fetch *fetch, const struct kvl_batch *batch)
+int py_socket_seek_lookup(struct py_socket_seek *seek, const struct kvl_batch *batch)
 {
-    return job_begin(fetch, batch, 0);
+    return job_begin(seek, batch, 0);
 }
 
-int py_socket_fetch_read(struct py_socket_fetch *fetch, const struct kvl_batch *batch)
+int py_socket_seek_read(struct py_socket_seek *seek, const struct kvl_batch *batch)
 {
-    return job_begin(fetch, batch, 1);
+    return job_begin(seek, batch, 1);
 }
 
 /* No question is sent after this, and no byte of those that were is written any more. */
 static void job_cancel(struct py_socket_job *job)
 {
-    struct kvl_channel *channel = job->fetch->config.channel;
+    struct kvl_channel *channel = job->seek->config.channel;
     struct py_socket_query *at;
 
     pthread_mutex_lock(&job->lock);
@@ -322,17 +320,17 @@ static void job_cancel(struct py_socket_job *job)
     pthread_mutex_unlock(&job->lock);
 }
 
-void py_socket_fetch_cancel(struct py_socket_fetch *fetch, uint64_t cookie)
+void py_socket_seek_cancel(struct py_socket_seek *seek, uint64_t cookie)
 {
     struct py_socket_job *job;
 
-    pthread_mutex_lock(&fetch->lock);
-    for (job = fetch->jobs; job != NULL && job->cookie != cookie; job = job->next) {
+    pthread_mutex_lock(&seek->lock);
+    for (job = seek->jobs; job != NULL && job->cookie != cookie; job = job->next) {
     }
     if (job != NULL) {
         py_socket_job_retain(job);
     }
-    pthread_mutex_unlock(&fetch->lock);
+    pthread_mutex_unlock(&seek->lock);
     if (job != NULL) {
         job_cancel(job);
         py_socket_job_release(job);
@@ -343,7 +341,7 @@ void py_socket_fetch_cancel(struct py_socket_fetch *fetch, uint64_t cookie)
 
 /* A handshake with a peer of the INI file that nobody asks for yet. */
 struct kept {
-    struct py_socket_fetch *fetch;
+    struct py_socket_seek *seek;
     struct py_socket_holder *holder;
 };
 
@@ -352,86 +350,86 @@ static void on_kept(void *ctx, int status, const char *side_reply)
     struct kept *kept = ctx;
 
     (void)side_reply;
-    py_socket_who_tried(kept->fetch->who, kept->holder, status, py_socket_fetch_now(kept->fetch));
-    py_socket_fetch_call_ends(kept->fetch);
+    py_socket_who_tried(kept->seek->who, kept->holder, status, py_socket_seek_now(kept->seek));
+    py_socket_seek_call_ends(kept->seek);
     free(kept);
 }
 
-static void keep_one(struct py_socket_fetch *fetch, struct py_socket_holder *holder)
+static void keep_one(struct py_socket_seek *seek, struct py_socket_holder *holder)
 {
     struct kept *kept;
     int r;
 
-    if (py_socket_channel_ops.is_connected(fetch->config.channel, holder->url) == 1 ||
-        !py_socket_who_try(fetch->who, holder, py_socket_fetch_now(fetch))) {
+    if (py_socket_channel_ops.is_connected(seek->config.channel, holder->url) == 1 ||
+        !py_socket_who_try(seek->who, holder, py_socket_seek_now(seek))) {
         return;
     }
     kept = malloc(sizeof(*kept));
-    py_socket_fetch_call_begins(fetch);
+    py_socket_seek_call_begins(seek);
     if (kept == NULL) {
         r = -ENOMEM;
     } else {
-        kept->fetch = fetch;
+        kept->seek = seek;
         kept->holder = holder;
-        r = py_socket_fetch_connect(fetch, holder->url, KVL_NEVER, on_kept, kept);
+        r = py_socket_seek_connect(seek, holder->url, KVL_NEVER, on_kept, kept);
     }
     if (r != 0) {
-        py_socket_who_tried(fetch->who, holder, r == -EALREADY ? 0 : r, py_socket_fetch_now(fetch));
+        py_socket_who_tried(seek->who, holder, r == -EALREADY ? 0 : r, py_socket_seek_now(seek));
         free(kept);
-        py_socket_fetch_call_ends(fetch);
+        py_socket_seek_call_ends(seek);
     }
 }
 
-static void keep_peers(struct py_socket_fetch *fetch)
+static void keep_peers(struct py_socket_seek *seek)
 {
-    for (uint32_t i = 0; i < fetch->config.options->peer_count; i++) {
+    for (uint32_t i = 0; i < seek->config.options->peer_count; i++) {
         struct py_socket_holder *holder =
-            py_socket_who_holder(fetch->who, fetch->config.options->peers[i], 1);
+            py_socket_who_holder(seek->who, seek->config.options->peers[i], 1);
 
         if (holder != NULL) {
-            keep_one(fetch, holder);
+            keep_one(seek, holder);
         }
     }
 }
 
-static void wait_a_moment(struct py_socket_fetch *fetch)
+static void wait_a_moment(struct py_socket_seek *seek)
 {
-    const uint64_t until = py_socket_fetch_now(fetch) + KEEP_EVERY_MS;
+    const uint64_t until = py_socket_seek_now(seek) + KEEP_EVERY_MS;
     const struct timespec at = {
         .tv_sec = (time_t)(until / 1000),
         .tv_nsec = (long)(until % 1000) * 1000000,
     };
 
-    while (!fetch->stopping && fetch->finished == NULL &&
-           pthread_cond_timedwait(&fetch->changed, &fetch->lock, &at) == 0) {
+    while (!seek->stopping && seek->finished == NULL &&
+           pthread_cond_timedwait(&seek->changed, &seek->lock, &at) == 0) {
     }
 }
 
-static void *fetch_run(void *arg)
+static void *seek_run(void *arg)
 {
-    struct py_socket_fetch *fetch = arg;
+    struct py_socket_seek *seek = arg;
 
-    pthread_mutex_lock(&fetch->lock);
-    while (!fetch->stopping || fetch->finished != NULL || fetch->jobs != NULL) {
-        struct py_socket_job *job = fetch->finished;
+    pthread_mutex_lock(&seek->lock);
+    while (!seek->stopping || seek->finished != NULL || seek->jobs != NULL) {
+        struct py_socket_job *job = seek->finished;
 
         if (job != NULL) {
-            fetch->finished = job->next_finished;
+            seek->finished = job->next_finished;
         }
-        pthread_mutex_unlock(&fetch->lock);
+        pthread_mutex_unlock(&seek->lock);
         if (job != NULL) {
             job_finish(job);
-        } else if (!fetch->stopping) {
-            keep_peers(fetch);
+        } else if (!seek->stopping) {
+            keep_peers(seek);
         }
-        pthread_mutex_lock(&fetch->lock);
-        if (fetch->finished == NULL && !fetch->stopping) {
-            wait_a_moment(fetch);
-        } else if (fetch->finished == NULL && fetch->jobs != NULL) {
-            pthread_cond_wait(&fetch->changed, &fetch->lock);
+        pthread_mutex_lock(&seek->lock);
+        if (seek->finished == NULL && !seek->stopping) {
+            wait_a_moment(seek);
+        } else if (seek->finished == NULL && seek->jobs != NULL) {
+            pthread_cond_wait(&seek->changed, &seek->lock);
         }
     }
-    pthread_mutex_unlock(&fetch->lock);
+    pthread_mutex_unlock(&seek->lock);
     return NULL;
 }
 
@@ -445,86 +443,86 @@ static void cond_init(pthread_cond_t *cond)
     pthread_condattr_destroy(&attr);
 }
 
-int py_socket_fetch_start(const struct py_socket_fetch_config *config,
-                          struct py_socket_fetch **fetch_out)
+int py_socket_seek_start(const struct py_socket_seek_config *config,
+                         struct py_socket_seek **seek_out)
 {
-    struct py_socket_fetch *fetch = calloc(1, sizeof(*fetch));
+    struct py_socket_seek *seek = calloc(1, sizeof(*seek));
     int r;
 
-    if (fetch == NULL) {
+    if (seek == NULL) {
         return -ENOMEM;
     }
-    fetch->config = *config;
-    pthread_mutex_init(&fetch->lock, NULL);
-    cond_init(&fetch->changed);
-    r = py_socket_who_create(&fetch->who);
+    seek->config = *config;
+    pthread_mutex_init(&seek->lock, NULL);
+    cond_init(&seek->changed);
+    r = py_socket_who_create(&seek->who);
     if (r == 0) {
-        r = config->host->thread_create(config->host, "ps-fetch", fetch_run, fetch, &fetch->thread);
-        fetch->has_thread = r == 0;
+        r = config->host->thread_create(config->host, "ps-seek", seek_run, seek, &seek->thread);
+        seek->has_thread = r == 0;
     }
     if (r < 0) {
-        py_socket_fetch_destroy(fetch);
+        py_socket_seek_destroy(seek);
         return r;
     }
-    *fetch_out = fetch;
+    *seek_out = seek;
     return 0;
 }
 
-void py_socket_fetch_quiesce(struct py_socket_fetch *fetch)
+void py_socket_seek_quiesce(struct py_socket_seek *seek)
 {
-    pthread_mutex_lock(&fetch->lock);
-    fetch->quiet = 1;
-    pthread_mutex_unlock(&fetch->lock);
+    pthread_mutex_lock(&seek->lock);
+    seek->quiet = 1;
+    pthread_mutex_unlock(&seek->lock);
 }
 
-void py_socket_fetch_stop(struct py_socket_fetch *fetch)
+void py_socket_seek_stop(struct py_socket_seek *seek)
 {
     struct py_socket_job *job;
 
-    if (fetch == NULL || !fetch->has_thread) {
+    if (seek == NULL || !seek->has_thread) {
         return;
     }
-    pthread_mutex_lock(&fetch->lock);
-    fetch->quiet = 1;
-    fetch->stopping = 1;
-    pthread_cond_broadcast(&fetch->changed);
+    pthread_mutex_lock(&seek->lock);
+    seek->quiet = 1;
+    seek->stopping = 1;
+    pthread_cond_broadcast(&seek->changed);
     for (;;) {
-        for (job = fetch->jobs; job != NULL && job->cancelled; job = job->next) {
+        for (job = seek->jobs; job != NULL && job->cancelled; job = job->next) {
         }
         if (job == NULL) {
             break;
         }
         py_socket_job_retain(job);
-        pthread_mutex_unlock(&fetch->lock);
+        pthread_mutex_unlock(&seek->lock);
         job_cancel(job);
         py_socket_job_release(job);
-        pthread_mutex_lock(&fetch->lock);
+        pthread_mutex_lock(&seek->lock);
     }
-    pthread_mutex_unlock(&fetch->lock);
+    pthread_mutex_unlock(&seek->lock);
 }
 
-void py_socket_fetch_destroy(struct py_socket_fetch *fetch)
+void py_socket_seek_destroy(struct py_socket_seek *seek)
 {
-    if (fetch == NULL) {
+    if (seek == NULL) {
         return;
     }
-    if (fetch->has_thread) {
-        pthread_mutex_lock(&fetch->lock);
-        while (fetch->calls > 0) {
-            pthread_cond_wait(&fetch->changed, &fetch->lock);
+    if (seek->has_thread) {
+        pthread_mutex_lock(&seek->lock);
+        while (seek->calls > 0) {
+            pthread_cond_wait(&seek->changed, &seek->lock);
         }
-        pthread_mutex_unlock(&fetch->lock);
-        fetch->config.host->thread_join(fetch->config.host, fetch->thread);
+        pthread_mutex_unlock(&seek->lock);
+        seek->config.host->thread_join(seek->config.host, seek->thread);
     }
-    py_socket_who_destroy(fetch->who);
-    pthread_cond_destroy(&fetch->changed);
-    pthread_mutex_destroy(&fetch->lock);
-    free(fetch);
+    py_socket_who_destroy(seek->who);
+    pthread_cond_destroy(&seek->changed);
+    pthread_mutex_destroy(&seek->lock);
+    free(seek);
 }
 
-void py_socket_fetch_stats(struct py_socket_fetch *fetch, kvl_stat_fn fn, void *ctx)
+void py_socket_seek_stats(struct py_socket_seek *seek, kvl_stat_fn fn, void *ctx)
 {
-    for (int i = 0; i < PY_SOCKET_FETCH_COUNTERS; i++) {
-        fn(ctx, counter_names[i], atomic_load_explicit(&fetch->counters[i], memory_order_relaxed));
+    for (int i = 0; i < PY_SOCKET_SEEK_COUNTERS; i++) {
+        fn(ctx, counter_names[i], atomic_load_explicit(&seek->counters[i], memory_order_relaxed));
     }
 }

@@ -1,26 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
- * @file py_socket_fetch_core.h
+ * @file py_socket_seek_core.h
  * The parts of the asking side and how they hang together; used by its files only.
  *
- *   fetch     of the instance: jobs, peers, the thread
+ *   seek      of the instance: jobs, peers, the thread
  *   job       one lookup or read of the core
  *   query     to one peer about some chunks of a job
  *
- * Locks: fetch->lock and job->lock are never held together, nor across a call into the link, the
+ * Locks: seek->lock and job->lock are never held together, nor across a call into the link, the
  * channel or the host, except that a job may ask the channel whether a peer is connected.
  */
-#ifndef KVL_PY_SOCKET_FETCH_CORE_H
-#define KVL_PY_SOCKET_FETCH_CORE_H
+#ifndef KVL_PY_SOCKET_SEEK_CORE_H
+#define KVL_PY_SOCKET_SEEK_CORE_H
 
 #include <pthread.h>
 #include <stdatomic.h>
 
 #include "py_socket_data.h"
-#include "py_socket_fetch.h"
 #include "py_socket_job.h"
+#include "py_socket_seek.h"
 
-enum py_socket_fetch_counter {
+enum py_socket_seek_counter {
     PY_SOCKET_LOOKUPS,
     PY_SOCKET_FOUND,
     PY_SOCKET_READS,
@@ -29,15 +29,15 @@ enum py_socket_fetch_counter {
     PY_SOCKET_QUERIES,
     PY_SOCKET_LOCATES,
     PY_SOCKET_STALE,
-    PY_SOCKET_FETCH_COUNTERS,
+    PY_SOCKET_SEEK_COUNTERS,
 };
 
-struct py_socket_fetch {
-    struct py_socket_fetch_config config;
+struct py_socket_seek {
+    struct py_socket_seek_config config;
     struct py_socket_who *who;
     uint64_t thread;
     int has_thread;
-    atomic_uint_fast64_t counters[PY_SOCKET_FETCH_COUNTERS];
+    atomic_uint_fast64_t counters[PY_SOCKET_SEEK_COUNTERS];
 
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t changed;
@@ -48,24 +48,24 @@ struct py_socket_fetch {
     int stopping;
 };
 
-static inline void py_socket_fetch_count(struct py_socket_fetch *fetch,
-                                         enum py_socket_fetch_counter which, uint64_t by)
+static inline void py_socket_seek_count(struct py_socket_seek *seek,
+                                        enum py_socket_seek_counter which, uint64_t by)
 {
-    atomic_fetch_add_explicit(&fetch->counters[which], by, memory_order_relaxed);
+    atomic_fetch_add_explicit(&seek->counters[which], by, memory_order_relaxed);
 }
 
-static inline uint64_t py_socket_fetch_now(const struct py_socket_fetch *fetch)
+static inline uint64_t py_socket_seek_now(const struct py_socket_seek *seek)
 {
-    return fetch->config.host->now_ms(fetch->config.host);
+    return seek->config.host->now_ms(seek->config.host);
 }
 
 /** A callback will come back to us: the end has to wait for it. */
-void py_socket_fetch_call_begins(struct py_socket_fetch *fetch);
-void py_socket_fetch_call_ends(struct py_socket_fetch *fetch);
+void py_socket_seek_call_begins(struct py_socket_seek *seek);
+void py_socket_seek_call_ends(struct py_socket_seek *seek);
 
 /** A handshake with the peer at `url`, as py_socket_link_call, within handshake_timeout. */
-int py_socket_fetch_connect(struct py_socket_fetch *fetch, const char *url, uint64_t deadline_ms,
-                            py_socket_call_fn done, void *ctx);
+int py_socket_seek_connect(struct py_socket_seek *seek, const char *url, uint64_t deadline_ms,
+                           py_socket_call_fn done, void *ctx);
 
 /**
  * Moves a job on as far as it goes now. Whoever comes while another thread is at it leaves word.
@@ -79,4 +79,4 @@ void py_socket_job_advance(struct py_socket_job *job, int in_submit);
  */
 void py_socket_query_start(struct py_socket_query *query);
 
-#endif /* KVL_PY_SOCKET_FETCH_CORE_H */
+#endif /* KVL_PY_SOCKET_SEEK_CORE_H */
