@@ -279,7 +279,7 @@ static int ask_copy(const struct py_socket_lane *lane, const struct py_socket_as
             from += sg[i].length;
         }
     }
-    atomic_thread_fence(memory_order_acquire);
+    py_socket_read_barrier();
     if (atomic_load_explicit(&lane->control->generations[found->slot], memory_order_acquire) !=
             found->generation ||
         atomic_load_explicit(&lane->control->incarnation, memory_order_acquire) !=
