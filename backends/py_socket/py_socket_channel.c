@@ -79,8 +79,8 @@ static int channel_check(const struct kvl_channel_params *params, struct kvl_err
     if (params->align_bytes < 64 || (params->align_bytes & (params->align_bytes - 1)) != 0 ||
         params->buffer_bytes == 0 || params->buffer_bytes % params->align_bytes != 0 ||
         params->buffer_bytes > INT64_MAX) {
-        return py_socket_err(err, -EINVAL,
-                             "the buffer must be a multiple of align_bytes, a power of two from 64");
+        return py_socket_err(
+            err, -EINVAL, "the buffer must be a multiple of align_bytes, a power of two from 64");
     }
     if (params->buffer == NULL && params->buffer_fd >= 0) {
         return py_socket_err(err, -EINVAL, "buffer_fd without a buffer");
@@ -148,8 +148,8 @@ static int channel_control(struct kvl_channel *channel)
     channel->control->magic = PY_SOCKET_CONTROL_MAGIC;
     channel->control->slots = PY_SOCKET_LEASES;
     channel->control->incarnation = channel->incarnation;
-    channel->control_fd = py_socket_memfd_lend(channel->control_memory.fd,
-                                               sizeof(struct py_socket_control), 0);
+    channel->control_fd =
+        py_socket_memfd_lend(channel->control_memory.fd, sizeof(struct py_socket_control), 0);
     if (channel->control_fd < 0) {
         return channel->control_fd;
     }

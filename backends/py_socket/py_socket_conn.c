@@ -238,11 +238,8 @@ void py_socket_conn_put(struct py_socket_conn *conn, struct py_socket_out *take_
 void py_socket_conn_answer(struct py_socket_conn *conn, uint8_t type, uint64_t id, int32_t status,
                            uint32_t count)
 {
-    const struct py_socket_frame frame = {.type = type,
-                                          .flags = PY_SOCKET_REPLY,
-                                          .status = status,
-                                          .id = id,
-                                          .count = count};
+    const struct py_socket_frame frame = {
+        .type = type, .flags = PY_SOCKET_REPLY, .status = status, .id = id, .count = count};
     struct py_socket_out *out;
 
     if (conn->dead || conn->state != PY_SOCKET_CONN_OPEN) {
@@ -394,7 +391,7 @@ void py_socket_unlock(struct kvl_channel *channel)
     while ((op = channel->called) != NULL) {
         channel->called = op->done_next;
         pthread_mutex_unlock(&channel->lock);
-        py_socket_ask_ended(op);
+        py_socket_fetch_ended(op);
         pthread_mutex_lock(&channel->lock);
     }
     while ((lane = channel->lost) != NULL) {

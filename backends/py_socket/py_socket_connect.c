@@ -23,8 +23,7 @@ static uint64_t connect_deadline(const struct kvl_channel *channel, uint64_t dea
                : deadline_ms;
 }
 
-static struct py_socket_call connect_call(const struct kvl_channel_peer *peer,
-                                          uint64_t deadline_ms)
+static struct py_socket_call connect_call(const struct kvl_channel_peer *peer, uint64_t deadline_ms)
 {
     return (struct py_socket_call){
         .what = PY_SOCKET_CALL_INIT | (peer->with_side_message ? PY_SOCKET_CALL_SIDE : 0),

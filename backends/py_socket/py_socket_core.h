@@ -49,7 +49,7 @@
 struct py_socket_conn;
 struct py_socket_lane;
 struct py_socket_op;
-struct py_socket_ask;
+struct py_socket_fetch;
 struct py_socket_helper;
 
 /* ---- frames on their way ---- */
@@ -95,7 +95,7 @@ enum py_socket_op_state { PY_SOCKET_OP_FREE, PY_SOCKET_OP_RUNNING, PY_SOCKET_OP_
 
 enum {
     PY_SOCKET_OP_CONNECT = 16, /* beside KVL_TRANSFER_ */
-    PY_SOCKET_OP_ASK = 17,
+    PY_SOCKET_OP_FETCH = 17,
 };
 
 struct py_socket_op {
@@ -134,7 +134,7 @@ struct py_socket_op {
     uint64_t from_id;
     struct kvl_channel_peer *peer; /* CONNECT: where the side reply goes; borrowed */
     uint64_t call; /* CONNECT: of the link; 0 = over */
-    struct py_socket_ask *ask; /* ASK: owned */
+    struct py_socket_fetch *fetch; /* FETCH: owned */
 };
 
 /* ---- connections ---- */
@@ -305,7 +305,7 @@ struct kvl_channel {
     uint64_t bytes_out;
     uint64_t errors;
     struct py_socket_conn *flush;
-    struct py_socket_op *called; /* asks that have ended, linked by done_next */
+    struct py_socket_op *called; /* fetches that have ended, linked by done_next */
     struct py_socket_op **ops; /* slots; filled as needed */
     uint32_t op_count; /* slots filled */
     uint32_t *op_free; /* stack of slots */
@@ -474,13 +474,13 @@ void py_socket_serve_written(struct py_socket_conn *conn);
 /** True when a range lies in the own buffer. */
 bool py_socket_in_buffer(const struct kvl_channel *channel, uint64_t offset, uint64_t length);
 
-/* ---- py_socket_ask.c: chunks of a peer; who receives, no lock ---- */
+/* ---- py_socket_fetch.c: chunks of a peer; who receives, no lock ---- */
 
 /** The answer to a LOOKUP or GET is there: says where its payload goes. @return 0; -EPROTO. */
-int py_socket_ask_answer(struct py_socket_conn *conn, struct py_socket_part *part);
+int py_socket_fetch_answer(struct py_socket_conn *conn, struct py_socket_part *part);
 /** The payload of a GET is in. */
-void py_socket_ask_filled(struct py_socket_part *part);
-/** Runs the callback of an ended ask and forgets it. */
-void py_socket_ask_ended(struct py_socket_op *op);
+void py_socket_fetch_filled(struct py_socket_part *part);
+/** Runs the callback of an ended fetch and forgets it. */
+void py_socket_fetch_ended(struct py_socket_op *op);
 
 #endif /* KVL_PY_SOCKET_CORE_H */

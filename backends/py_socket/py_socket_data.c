@@ -14,8 +14,8 @@
 int py_socket_data_start(struct py_socket_data *data)
 {
     long page = sysconf(_SC_PAGESIZE);
-    uint8_t *parent = mmap(NULL, (size_t)page, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *parent =
+        mmap(NULL, (size_t)page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     int r;
 
     if (parent == MAP_FAILED) {

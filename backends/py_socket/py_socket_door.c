@@ -309,8 +309,8 @@ int py_socket_lane_dial(struct py_socket_lane *lane)
 void py_socket_lane_dial_failed(struct py_socket_lane *lane, struct py_socket_conn *conn,
                                 int32_t status)
 {
-    if (lane->state != PY_SOCKET_LANE_DIALING || conn->opened || !conn->is_unix ||
-        lane->with_tcp || lane->channel->closing) {
+    if (lane->state != PY_SOCKET_LANE_DIALING || conn->opened || !conn->is_unix || lane->with_tcp ||
+        lane->channel->closing) {
         return;
     }
     lane->with_tcp = true;
@@ -373,8 +373,7 @@ static int greet(struct py_socket_conn *conn, struct py_socket_lane *lane, uint8
 {
     struct kvl_channel *channel = conn->channel;
     const struct py_socket_serve_ops *serve = channel->data->serve;
-    const struct py_socket_frame frame = {
-        .type = type, .count = 1, .table = PY_SOCKET_HELLO_BYTES};
+    const struct py_socket_frame frame = {.type = type, .count = 1, .table = PY_SOCKET_HELLO_BYTES};
     struct py_socket_greeting hello = {.version = version, .min_version = min_version};
     uint8_t bytes[PY_SOCKET_FRAME_BYTES + PY_SOCKET_HELLO_BYTES];
     int fds[PY_SOCKET_HELLO_FDS];
@@ -414,9 +413,9 @@ int py_socket_dialed(struct py_socket_conn *conn)
         py_socket_conn_watch(conn, EPOLLIN);
     }
     pthread_mutex_unlock(&conn->channel->lock);
-    return r < 0 ? r
-                 : greet(conn, conn->lane, PY_SOCKET_HELLO, PY_SOCKET_VERSION,
-                         PY_SOCKET_MIN_VERSION);
+    return r < 0
+               ? r
+               : greet(conn, conn->lane, PY_SOCKET_HELLO, PY_SOCKET_VERSION, PY_SOCKET_MIN_VERSION);
 }
 
 /* Maps one of the descriptors that came along. */
@@ -456,8 +455,7 @@ static void greet_take_maps(struct py_socket_conn *conn, const struct py_socket_
     if (fd[1] < 0) {
         return;
     }
-    maps->control =
-        greet_map(conn, fd[1], 0, sizeof(struct py_socket_control), 0, "control page");
+    maps->control = greet_map(conn, fd[1], 0, sizeof(struct py_socket_control), 0, "control page");
     if (maps->control == NULL || py_socket_map_control(maps->control) == NULL) {
         return;
     }
@@ -497,8 +495,8 @@ static int greet_who(struct py_socket_conn *conn, const struct py_socket_greetin
     if (peer == NULL) {
         return -EACCES;
     }
-    if (hello->expected != channel->incarnation ||
-        hello->incarnation != peer->offer.incarnation || atomic_load(&peer->gone) != 0) {
+    if (hello->expected != channel->incarnation || hello->incarnation != peer->offer.incarnation ||
+        atomic_load(&peer->gone) != 0) {
         py_socket_peer_release(peer);
         return -ESTALE;
     }
@@ -597,9 +595,9 @@ int py_socket_greeted(struct py_socket_conn *conn, const struct py_socket_greeti
 
 void py_socket_farewell(struct py_socket_conn *conn, int32_t status)
 {
-    const struct py_socket_frame frame = {
-        .type = conn->channel->closing ? PY_SOCKET_GOODBYE : PY_SOCKET_ERROR,
-        .status = conn->channel->closing ? 0 : status};
+    const struct py_socket_frame frame = {.type = conn->channel->closing ? PY_SOCKET_GOODBYE
+                                                                         : PY_SOCKET_ERROR,
+                                          .status = conn->channel->closing ? 0 : status};
     uint8_t bytes[PY_SOCKET_FRAME_BYTES];
 
     /* not into the middle of another frame, and not to one that has gone */

@@ -285,8 +285,7 @@ size_t py_socket_key_encode(const struct kvl_key *key, uint8_t *bytes_out, size_
     return kvl_writer_failed(&out) ? 0 : kvl_writer_written(&out);
 }
 
-int py_socket_key_decode(const uint8_t *table, size_t size, size_t *at_io,
-                         struct kvl_key *key_out)
+int py_socket_key_decode(const uint8_t *table, size_t size, size_t *at_io, struct kvl_key *key_out)
 {
     struct kvl_cursor in;
     int r;

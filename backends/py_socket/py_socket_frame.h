@@ -179,8 +179,7 @@ void py_socket_slot_decode(const uint8_t *bytes, struct py_socket_slot *slot_out
 size_t py_socket_key_encode(const struct kvl_key *key, uint8_t *bytes_out, size_t room);
 
 /** Takes one key at *at_io of a table and steps over it. @return 0; -EPROTO. */
-int py_socket_key_decode(const uint8_t *table, size_t size, size_t *at_io,
-                         struct kvl_key *key_out);
+int py_socket_key_decode(const uint8_t *table, size_t size, size_t *at_io, struct kvl_key *key_out);
 
 size_t py_socket_wish_encode(const struct py_socket_wish *wish, uint8_t *bytes_out, size_t room);
 int py_socket_wish_decode(const uint8_t *table, size_t size, size_t *at_io,

@@ -106,8 +106,7 @@ void py_socket_lane_lose(struct py_socket_lane *lane, int32_t status)
     }
 }
 
-void py_socket_lane_remove(struct py_socket_lane *lane, struct py_socket_conn *conn,
-                           int32_t status)
+void py_socket_lane_remove(struct py_socket_lane *lane, struct py_socket_conn *conn, int32_t status)
 {
     for (uint32_t i = 0; i < lane->conn_count; i++) {
         if (lane->conns[i] == conn) {

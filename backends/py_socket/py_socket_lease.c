@@ -112,8 +112,7 @@ static uint64_t lease_give_if(struct py_socket_leases *leases, const void *owner
             pthread_mutex_unlock(&leases->lock);
             break;
         }
-        if (leases->slots[i].owner != NULL &&
-            (owner == NULL || leases->slots[i].owner == owner)) {
+        if (leases->slots[i].owner != NULL && (owner == NULL || leases->slots[i].owner == owner)) {
             if (leases->slots[i].end_ms <= now_ms) {
                 lease = lease_end(leases, i);
                 found = 1;

@@ -158,7 +158,8 @@ void py_socket_pair_match(struct py_socket_lane *lane)
 }
 
 /* The ranges lie in the buffer that the peer told of. */
-static bool pair_is_sound(const struct py_socket_lane *lane, const struct py_socket_offered *offered)
+static bool pair_is_sound(const struct py_socket_lane *lane,
+                          const struct py_socket_offered *offered)
 {
     for (uint32_t i = 0; i < offered->count; i++) {
         const struct py_socket_range *range = &offered->ranges[i];

@@ -96,7 +96,7 @@ static void recv_payload_done(struct py_socket_conn *conn, bool wanted)
         return;
     }
     if (part->type == PY_SOCKET_GET && wanted) {
-        py_socket_ask_filled(part);
+        py_socket_fetch_filled(part);
     }
     pthread_mutex_lock(&channel->lock);
     lane = conn->lane;
@@ -144,7 +144,7 @@ static int recv_reply(struct py_socket_conn *conn)
         return r;
     }
     if (wanted) {
-        r = py_socket_ask_answer(conn, part);
+        r = py_socket_fetch_answer(conn, part);
     }
     if (r == 0 && conn->payload_left == 0) {
         recv_payload_done(conn, wanted);
@@ -267,8 +267,8 @@ static ssize_t recv_drop(struct py_socket_conn *conn)
 {
     uint8_t scratch[DROP_BYTES];
 
-    return recv(conn->fd, scratch, conn->payload_left < DROP_BYTES ? conn->payload_left : DROP_BYTES,
-                MSG_DONTWAIT);
+    return recv(conn->fd, scratch,
+                conn->payload_left < DROP_BYTES ? conn->payload_left : DROP_BYTES, MSG_DONTWAIT);
 }
 
 /* Straight to where it belongs; the last read takes the next head along. */
@@ -291,8 +291,7 @@ static ssize_t recv_scatter(struct py_socket_conn *conn, uint64_t budget)
         room += bytes;
     }
     if (room == conn->payload_left) {
-        iov[count++] =
-            (struct iovec){.iov_base = conn->head, .iov_len = PY_SOCKET_FRAME_BYTES};
+        iov[count++] = (struct iovec){.iov_base = conn->head, .iov_len = PY_SOCKET_FRAME_BYTES};
     }
     msg.msg_iovlen = count;
     n = recvmsg(conn->fd, &msg, MSG_DONTWAIT);

@@ -118,8 +118,8 @@ int py_socket_map_create(int fd, uint64_t offset, uint64_t bytes, int writable,
     if (map == NULL) {
         return -ENOMEM;
     }
-    base = mmap(NULL, bytes, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, fd,
-                (off_t)offset);
+    base =
+        mmap(NULL, bytes, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, fd, (off_t)offset);
     if (base == MAP_FAILED) {
         free(map);
         return -ENOMEM;

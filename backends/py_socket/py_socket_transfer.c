@@ -42,8 +42,7 @@ static int transfer_check(const struct kvl_channel *channel, const struct kvl_tr
     uint32_t need = transfer->kind == KVL_TRANSFER_WRITE || transfer->kind == KVL_TRANSFER_SEND
                         ? KVL_CHANNEL_SENDER
                         : KVL_CHANNEL_RECEIVER;
-    bool one_sided =
-        transfer->kind == KVL_TRANSFER_READ || transfer->kind == KVL_TRANSFER_WRITE;
+    bool one_sided = transfer->kind == KVL_TRANSFER_READ || transfer->kind == KVL_TRANSFER_WRITE;
 
     if (transfer->size < sizeof(*transfer) || transfer->kind < KVL_TRANSFER_READ ||
         transfer->kind > KVL_TRANSFER_RECV || (channel->role & need) == 0 ||

@@ -27,7 +27,7 @@ int py_socket_channel_wait(struct kvl_channel *channel, uint64_t id, uint64_t de
     }
     pthread_mutex_lock(&channel->lock);
     op = py_socket_op_find(channel, id);
-    if (op != NULL && op->kind == PY_SOCKET_OP_ASK) {
+    if (op != NULL && op->kind == PY_SOCKET_OP_FETCH) {
         op = NULL;
     }
     if (op != NULL && op->state == PY_SOCKET_OP_RUNNING) {
@@ -121,8 +121,7 @@ static int wait_open_events(struct kvl_channel *channel)
     int event_fd = epoll_create1(EPOLL_CLOEXEC);
     int done_fd = eventfd(channel->done != NULL, EFD_CLOEXEC | EFD_NONBLOCK);
 
-    if (event_fd < 0 || done_fd < 0 ||
-        epoll_ctl(event_fd, EPOLL_CTL_ADD, done_fd, &event) < 0 ||
+    if (event_fd < 0 || done_fd < 0 || epoll_ctl(event_fd, EPOLL_CTL_ADD, done_fd, &event) < 0 ||
         (link_fd >= 0 && epoll_ctl(event_fd, EPOLL_CTL_ADD, link_fd, &event) < 0)) {
         int r = -errno;
 

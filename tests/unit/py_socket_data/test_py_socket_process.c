@@ -384,8 +384,8 @@ static void round_trip(struct world *world, uint64_t index)
     assert_int_equal(ops()->open(world->own.self, &params, &second.channel, &err), 0);
     assert_int_equal(ops()->connect(second.channel, &peer, rig_soon(), NULL), 0);
     span.addr = params.buffer_out;
-    assert_int_equal(
-        rig_move(&second, KVL_TRANSFER_READ, world->child.url, &span, &index, 1, NULL), 0);
+    assert_int_equal(rig_move(&second, KVL_TRANSFER_READ, world->child.url, &span, &index, 1, NULL),
+                     0);
     ops()->close(second.channel);
 }
 
