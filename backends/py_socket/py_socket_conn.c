@@ -205,6 +205,10 @@ void py_socket_conn_watch(struct py_socket_conn *conn, uint32_t events)
 {
     if (conn->events != events && conn->state != PY_SOCKET_CONN_CLOSED) {
         conn->events = events;
+        if (conn->helper != NULL) {
+            py_socket_help_wake(conn->helper);
+            return;
+        }
         py_socket_loop_modify(conn->loop, conn->fd, events, &conn->source);
     }
 }
@@ -349,8 +353,7 @@ static bool conn_send_some(struct py_socket_conn *conn, uint64_t *budget)
     return true;
 }
 
-/* Called and left with the lock held. */
-static void conn_flush(struct py_socket_conn *conn)
+void py_socket_conn_flush(struct py_socket_conn *conn)
 {
     uint64_t budget = PY_SOCKET_TURN_BYTES;
 
@@ -380,7 +383,7 @@ void py_socket_unlock(struct kvl_channel *channel)
     while ((conn = channel->flush) != NULL) {
         channel->flush = conn->flush_next;
         conn->flush = false;
-        conn_flush(conn);
+        py_socket_conn_flush(conn);
         pthread_mutex_unlock(&channel->lock);
         py_socket_conn_release(conn);
         pthread_mutex_lock(&channel->lock);
@@ -388,7 +391,7 @@ void py_socket_unlock(struct kvl_channel *channel)
     while ((op = channel->called) != NULL) {
         channel->called = op->done_next;
         pthread_mutex_unlock(&channel->lock);
-        py_socket_ask_ended(op);
+        py_socket_fetch_ended(op);
         pthread_mutex_lock(&channel->lock);
     }
     while ((lane = channel->lost) != NULL) {
@@ -403,6 +406,27 @@ void py_socket_unlock(struct kvl_channel *channel)
 
 /* ---- events ---- */
 
+/* Takes the right to receive. @return false: a helper has it. */
+static bool conn_begin(struct py_socket_conn *conn, uint32_t events)
+{
+    bool mine;
+
+    pthread_mutex_lock(&conn->channel->lock);
+    if ((events & EPOLLOUT) != 0 && conn->helper == NULL) {
+        py_socket_conn_flush(conn);
+    }
+    mine = conn->helper == NULL;
+    if (mine) {
+        conn->receiving = true;
+    } else if ((events & (EPOLLHUP | EPOLLERR)) != 0 && !conn->unwatched) {
+        /* would be told again and again; the helper sees it too and gives the connection back */
+        conn->unwatched = true;
+        py_socket_loop_remove(conn->loop, conn->fd);
+    }
+    pthread_mutex_unlock(&conn->channel->lock);
+    return mine;
+}
+
 static void conn_event(struct py_socket_source *source, uint32_t events)
 {
     struct py_socket_conn *conn = (struct py_socket_conn *)(void *)source;
@@ -410,15 +434,13 @@ static void conn_event(struct py_socket_source *source, uint32_t events)
 
     if (conn->state == PY_SOCKET_CONN_DIALING) {
         r = py_socket_dialed(conn);
-    } else {
-        if ((events & EPOLLOUT) != 0) {
-            pthread_mutex_lock(&conn->channel->lock);
-            conn_flush(conn);
-            pthread_mutex_unlock(&conn->channel->lock);
-        }
+    } else if (conn_begin(conn, events)) {
         if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) {
             r = py_socket_conn_recv(conn);
         }
+        pthread_mutex_lock(&conn->channel->lock);
+        conn->receiving = r < 0; /* nobody receives on one that is about to be closed */
+        pthread_mutex_unlock(&conn->channel->lock);
     }
     if (r < 0) {
         py_socket_conn_close(conn, r);

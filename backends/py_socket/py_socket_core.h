@@ -11,7 +11,7 @@
  *   part      a request on a connection that waits for its answer
  *   out       a frame on its way
  *
- * One lock per channel guards all of them except what belongs to a loop's thread. It is never held
+ * One lock per channel guards all of them except what belongs to who receives on a connection. It is never held
  * in a call that moves bytes of payload, into another layer, or waits. It is given back by
  * py_socket_unlock, which then sends what was queued and runs what has ended.
  */
@@ -49,7 +49,8 @@
 struct py_socket_conn;
 struct py_socket_lane;
 struct py_socket_op;
-struct py_socket_ask;
+struct py_socket_fetch;
+struct py_socket_helper;
 
 /* ---- frames on their way ---- */
 
@@ -94,7 +95,7 @@ enum py_socket_op_state { PY_SOCKET_OP_FREE, PY_SOCKET_OP_RUNNING, PY_SOCKET_OP_
 
 enum {
     PY_SOCKET_OP_CONNECT = 16, /* beside KVL_TRANSFER_ */
-    PY_SOCKET_OP_ASK = 17,
+    PY_SOCKET_OP_FETCH = 17,
 };
 
 struct py_socket_op {
@@ -114,6 +115,7 @@ struct py_socket_op {
     bool held; /* somebody copies for it without the lock */
     uint32_t waiters;
     pthread_cond_t ended;
+    struct py_socket_helper *helper; /* one of the waiters, who receives; NULL */
 
     uint32_t count; /* objects that can be moved */
     int32_t end_status; /* when they are: 0, or why the next one cannot */
@@ -132,7 +134,7 @@ struct py_socket_op {
     uint64_t from_id;
     struct kvl_channel_peer *peer; /* CONNECT: where the side reply goes; borrowed */
     uint64_t call; /* CONNECT: of the link; 0 = over */
-    struct py_socket_ask *ask; /* ASK: owned */
+    struct py_socket_fetch *fetch; /* FETCH: owned */
 };
 
 /* ---- connections ---- */
@@ -166,7 +168,10 @@ struct py_socket_conn {
     struct py_socket_conn *flush_next;
     bool flush;
     bool sending; /* a thread is in sendmsg */
-    uint32_t events; /* watched */
+    bool receiving; /* its loop is in py_socket_conn_recv */
+    bool unwatched; /* it hung up while a helper had it */
+    struct py_socket_helper *helper; /* receives instead of the loop; NULL */
+    uint32_t events; /* watched, by the loop or the helper */
     uint64_t hello_by_ms;
     struct py_socket_out *out_first;
     struct py_socket_out *out_last;
@@ -177,7 +182,7 @@ struct py_socket_conn {
     uint64_t next_id;
     struct py_socket_part *slots[PY_SOCKET_WINDOW];
 
-    /* ---- the loop's thread only ---- */
+    /* ---- who receives only: its loop's thread, or a helper ---- */
     enum py_socket_phase phase;
     uint8_t head[PY_SOCKET_FRAME_BYTES];
     uint32_t head_have;
@@ -300,13 +305,14 @@ struct kvl_channel {
     uint64_t bytes_out;
     uint64_t errors;
     struct py_socket_conn *flush;
-    struct py_socket_op *called; /* asks that have ended, linked by done_next */
+    struct py_socket_op *called; /* fetches that have ended, linked by done_next */
     struct py_socket_op **ops; /* slots; filled as needed */
     uint32_t op_count; /* slots filled */
     uint32_t *op_free; /* stack of slots */
     uint32_t op_free_count;
     struct py_socket_op *done; /* ended and not waited for, oldest first */
     struct py_socket_op *done_last;
+    struct py_socket_helper *helpers; /* at rest */
 };
 
 /** Gives the lock back, then sends what was queued and runs what has ended. */
@@ -373,7 +379,21 @@ void py_socket_out_destroy(struct py_socket_out *out);
 void py_socket_conn_answer(struct py_socket_conn *conn, uint8_t type, uint64_t id, int32_t status,
                            uint32_t count);
 
-/* ---- py_socket_recv.c: loop's thread, no lock ---- */
+/** Sends what is queued, as far as that goes within a turn. With the lock; gives it back meanwhile. */
+void py_socket_conn_flush(struct py_socket_conn *conn);
+
+/* ---- py_socket_help.c; with the lock ---- */
+
+/**
+ * Drives the connections of an op's peer until it has ended, or the deadline. Gives the lock back
+ * meanwhile, so the op may be another one afterwards.
+ * @return false: somebody else does, wait for `ended`.
+ */
+bool py_socket_help(struct py_socket_op *op, uint64_t deadline_ms);
+void py_socket_help_wake(struct py_socket_helper *helper);
+void py_socket_helpers_fini(struct kvl_channel *channel);
+
+/* ---- py_socket_recv.c: who receives, no lock ---- */
 
 /** Reads what is there, within a turn. @return 0; -errno: close it. */
 int py_socket_conn_recv(struct py_socket_conn *conn);
@@ -445,7 +465,7 @@ void py_socket_pair_ended(struct py_socket_op *op);
 /** Drops what came over a connection that is gone, and the RECVs for it; over all for NULL. */
 void py_socket_pair_drop(struct py_socket_lane *lane, const struct py_socket_conn *conn);
 
-/* ---- py_socket_serve.c: loop's thread, no lock ---- */
+/* ---- py_socket_serve.c: who receives, no lock ---- */
 
 /** A request with its table is there; for a WRITE sets conn->sink. @return 0; -errno: close it. */
 int py_socket_serve(struct py_socket_conn *conn);
@@ -454,13 +474,13 @@ void py_socket_serve_written(struct py_socket_conn *conn);
 /** True when a range lies in the own buffer. */
 bool py_socket_in_buffer(const struct kvl_channel *channel, uint64_t offset, uint64_t length);
 
-/* ---- py_socket_ask.c: chunks of a peer; loop's thread, no lock ---- */
+/* ---- py_socket_fetch.c: chunks of a peer; who receives, no lock ---- */
 
 /** The answer to a LOOKUP or GET is there: says where its payload goes. @return 0; -EPROTO. */
-int py_socket_ask_answer(struct py_socket_conn *conn, struct py_socket_part *part);
+int py_socket_fetch_answer(struct py_socket_conn *conn, struct py_socket_part *part);
 /** The payload of a GET is in. */
-void py_socket_ask_filled(struct py_socket_part *part);
-/** Runs the callback of an ended ask and forgets it. */
-void py_socket_ask_ended(struct py_socket_op *op);
+void py_socket_fetch_filled(struct py_socket_part *part);
+/** Runs the callback of an ended fetch and forgets it. */
+void py_socket_fetch_ended(struct py_socket_op *op);
 
 #endif /* KVL_PY_SOCKET_CORE_H */

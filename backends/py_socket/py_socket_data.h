@@ -68,7 +68,7 @@ extern const struct kvl_channel_ops py_socket_channel_ops;
  * What becomes of a question. Called by a thread of the data plane, one at a time per question, no
  * lock held.
  */
-struct py_socket_ask_ops {
+struct py_socket_fetch_ops {
     /** LOOKUP: 1 or 0 per key. */
     void (*looked_up)(void *ctx, uint32_t item, int is_there);
     /**
@@ -93,16 +93,16 @@ struct py_socket_ask_ops {
  * @return 0 accepted; -ENOTCONN; -ENOTSUP it serves no chunks; -EMSGSIZE more than
  *         PY_SOCKET_KEYS_MAX; -EAGAIN; -ENOMEM.
  */
-int py_socket_ask_lookup(struct kvl_channel *channel, const char *peer_id,
-                         const struct kvl_key *keys, uint32_t count, uint64_t deadline_ms,
-                         const struct py_socket_ask_ops *ops, void *ctx, uint64_t *op_out);
+int py_socket_fetch_lookup(struct kvl_channel *channel, const char *peer_id,
+                           const struct kvl_key *keys, uint32_t count, uint64_t deadline_ms,
+                           const struct py_socket_fetch_ops *ops, void *ctx, uint64_t *op_out);
 
 /**
  * Asks for chunks. Their bytes are received straight into the runs that `found` gives, or copied
  * there out of the peer's store where that is mapped.
  */
-int py_socket_ask_get(struct kvl_channel *channel, const char *peer_id,
-                      const struct py_socket_wish *wishes, uint32_t count, uint64_t deadline_ms,
-                      const struct py_socket_ask_ops *ops, void *ctx, uint64_t *op_out);
+int py_socket_fetch_get(struct kvl_channel *channel, const char *peer_id,
+                        const struct py_socket_wish *wishes, uint32_t count, uint64_t deadline_ms,
+                        const struct py_socket_fetch_ops *ops, void *ctx, uint64_t *op_out);
 
 #endif /* KVL_PY_SOCKET_DATA_H */

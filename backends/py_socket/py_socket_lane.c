@@ -308,7 +308,7 @@ void py_socket_lane_pump(struct py_socket_lane *lane)
 /* Checked after the copy: what was read may be of a peer that had closed before. */
 static int lane_lives(const struct py_socket_lane *lane)
 {
-    atomic_thread_fence(memory_order_acquire);
+    py_socket_read_barrier();
     if (lane->control != NULL &&
         atomic_load_explicit(&lane->control->incarnation, memory_order_acquire) !=
             lane->hello.incarnation) {
@@ -382,5 +382,6 @@ void py_socket_lane_copy(struct py_socket_lane *lane, struct py_socket_op *op,
     } else {
         lane->bytes_in += moved;
     }
-    py_socket_op_end(op, status != 0 ? status : op->ending ? op->status : op->end_status);
+    /* one that was to be stopped meanwhile has been faster */
+    py_socket_op_end(op, status != 0 ? status : op->end_status);
 }

@@ -132,7 +132,7 @@ void py_socket_op_undo(struct py_socket_op *op)
 
 void py_socket_op_free(struct py_socket_op *op)
 {
-    if (op->kind != PY_SOCKET_OP_ASK) {
+    if (op->kind != PY_SOCKET_OP_FETCH) {
         op_unlink_done(op);
     }
     py_socket_op_undo(op);
@@ -153,6 +153,9 @@ static void op_tell(struct py_socket_op *op)
         channel->done = op;
     }
     channel->done_last = op;
+    if (op->helper != NULL) {
+        py_socket_help_wake(op->helper);
+    }
     if (op->waiters > 0) {
         pthread_cond_broadcast(&op->ended);
     } else if (channel->done_fd >= 0) {
@@ -175,7 +178,7 @@ void py_socket_op_end(struct py_socket_op *op, int32_t status)
     if (op->kind == KVL_TRANSFER_RECV) {
         py_socket_pair_ended(op);
     }
-    if (op->kind == PY_SOCKET_OP_ASK) {
+    if (op->kind == PY_SOCKET_OP_FETCH) {
         op->done_next = op->channel->called;
         op->channel->called = op;
         return;

@@ -146,7 +146,7 @@ static void on_end(void *ctx, int32_t status)
     query_over(ctx, status < 0 ? status : -ENOENT);
 }
 
-static const struct py_socket_ask_ops ask_ops = {
+static const struct py_socket_fetch_ops ask_ops = {
     .looked_up = on_looked_up,
     .found = on_found,
     .item = on_item,
@@ -163,7 +163,7 @@ static int submit_lookup(struct py_socket_query *query, uint64_t *op)
         keys[i] = job->items[query->items[i]].chunk.key;
     }
     if (keys != NULL) {
-        r = py_socket_ask_lookup(job->seek->config.channel, query->holder->url, keys, query->count,
+        r = py_socket_fetch_lookup(job->seek->config.channel, query->holder->url, keys, query->count,
                                  job->deadline_ms, &ask_ops, query, op);
     }
     free(keys);
@@ -188,7 +188,7 @@ static int submit_get(struct py_socket_query *query, uint64_t *op)
         };
     }
     if (wishes != NULL) {
-        r = py_socket_ask_get(job->seek->config.channel, query->holder->url, wishes, query->count,
+        r = py_socket_fetch_get(job->seek->config.channel, query->holder->url, wishes, query->count,
                               job->deadline_ms, &ask_ops, query, op);
     }
     free(wishes);

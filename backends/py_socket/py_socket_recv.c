@@ -96,7 +96,7 @@ static void recv_payload_done(struct py_socket_conn *conn, bool wanted)
         return;
     }
     if (part->type == PY_SOCKET_GET && wanted) {
-        py_socket_ask_filled(part);
+        py_socket_fetch_filled(part);
     }
     pthread_mutex_lock(&channel->lock);
     lane = conn->lane;
@@ -144,7 +144,7 @@ static int recv_reply(struct py_socket_conn *conn)
         return r;
     }
     if (wanted) {
-        r = py_socket_ask_answer(conn, part);
+        r = py_socket_fetch_answer(conn, part);
     }
     if (r == 0 && conn->payload_left == 0) {
         recv_payload_done(conn, wanted);

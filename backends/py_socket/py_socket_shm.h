@@ -73,4 +73,10 @@ void py_socket_map_release(struct py_socket_map *map);
 /** A peer's control page, of the size and shape it must have. @return NULL when it is none. */
 const struct py_socket_control *py_socket_map_control(const struct py_socket_map *map);
 
+/** Keeps what is read of the control page next behind all that was read before. */
+static inline void py_socket_read_barrier(void)
+{
+    __sync_synchronize();
+}
+
 #endif /* KVL_PY_SOCKET_SHM_H */

@@ -27,8 +27,13 @@ int py_socket_channel_wait(struct kvl_channel *channel, uint64_t id, uint64_t de
     }
     pthread_mutex_lock(&channel->lock);
     op = py_socket_op_find(channel, id);
-    if (op != NULL && op->kind == PY_SOCKET_OP_ASK) {
+    if (op != NULL && op->kind == PY_SOCKET_OP_FETCH) {
         op = NULL;
+    }
+    if (op != NULL && op->state == PY_SOCKET_OP_RUNNING) {
+        op->waiters++;
+        (void)py_socket_help(op, deadline_ms);
+        op->waiters--;
     }
     while (op != NULL && op->id == id && op->state == PY_SOCKET_OP_RUNNING) {
         op->waiters++;
@@ -47,7 +52,7 @@ int py_socket_channel_wait(struct kvl_channel *channel, uint64_t id, uint64_t de
         }
         py_socket_op_free(op);
     }
-    pthread_mutex_unlock(&channel->lock);
+    py_socket_unlock(channel);
     return r;
 }
 

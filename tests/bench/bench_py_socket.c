@@ -64,8 +64,7 @@ static void run_memcpy(struct load *load)
 
     (void)ps_raw_pieces(load->from, RIG_BYTES, &at, load->length, load->pieces, iov);
     for (uint32_t i = 0; i < load->pieces; i++) {
-        memcpy(load->to + ((uint8_t *)iov[i].iov_base - load->from), iov[i].iov_base,
-               load->length);
+        memcpy(load->to + ((uint8_t *)iov[i].iov_base - load->from), iov[i].iov_base, load->length);
     }
     load->at = at;
 }
@@ -157,8 +156,8 @@ static int raw_child(int out)
     struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof(addr);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    uint8_t *memory = mmap(NULL, RIG_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                           -1, 0);
+    uint8_t *memory =
+        mmap(NULL, RIG_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
     if (memory == MAP_FAILED || bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ||
         listen(fd, 8) < 0 || getsockname(fd, (struct sockaddr *)&addr, &size) < 0) {
@@ -241,8 +240,8 @@ static struct load *add(struct table *table, const char *what, enum way way, uin
         .way = way, .length = length, .pieces = pieces, .flight = flight, .raw_fd = -1};
     snprintf(load->text, sizeof(load->text), "%-10s %3u x %6llu KiB, %u in flight", what, pieces,
              (unsigned long long)(length / KIB), flight);
-    table->cases[table->count++] = (struct bench_case){
-        .text = load->text, .fn = run, .ctx = load, .n = 48 * MIB / bytes + 1};
+    table->cases[table->count++] =
+        (struct bench_case){.text = load->text, .fn = run, .ctx = load, .n = 48 * MIB / bytes + 1};
     return load;
 }
 
@@ -264,16 +263,15 @@ static void add_all(struct table *table, struct world *world, uint64_t length, u
         int shm;
         uint32_t flight;
     } ways[] = {
-        {"memcpy", WAY_MEMCPY, 0, 1},      {"shm read", WAY_READ, 1, 1},
-        {"shm write", WAY_WRITE, 1, 1},    {"raw read", WAY_RAW_READ, 0, 1},
-        {"tcp read", WAY_READ, 0, 1},      {"raw read", WAY_RAW_READ, 0, 4},
-        {"tcp read", WAY_READ, 0, 4},      {"raw write", WAY_RAW_WRITE, 0, 1},
-        {"tcp write", WAY_WRITE, 0, 1},    {"tcp write", WAY_WRITE, 0, 4},
+        {"memcpy", WAY_MEMCPY, 0, 1},   {"shm read", WAY_READ, 1, 1},
+        {"shm write", WAY_WRITE, 1, 1}, {"raw read", WAY_RAW_READ, 0, 1},
+        {"tcp read", WAY_READ, 0, 1},   {"raw read", WAY_RAW_READ, 0, 4},
+        {"tcp read", WAY_READ, 0, 4},   {"raw write", WAY_RAW_WRITE, 0, 1},
+        {"tcp write", WAY_WRITE, 0, 1}, {"tcp write", WAY_WRITE, 0, 4},
     };
 
     for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
-        struct load *load =
-            add(table, ways[i].what, ways[i].way, length, pieces, ways[i].flight);
+        struct load *load = add(table, ways[i].what, ways[i].way, length, pieces, ways[i].flight);
 
         load->from = world->from;
         load->to = world->to;

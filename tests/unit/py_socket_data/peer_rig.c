@@ -163,7 +163,7 @@ int rig_move(struct rig_peer *peer, uint32_t kind, const char *url, const struct
 
 /* ---- bytes ---- */
 
-static uint64_t rig_word(uint64_t at, uint32_t seed)
+__attribute__((no_sanitize("thread"))) static uint64_t rig_word(uint64_t at, uint32_t seed)
 {
     uint64_t x = at * 0x9e3779b97f4a7c15u + seed * 0xc2b2ae3d27d4eb4fu;
 
@@ -181,14 +181,13 @@ void rig_fill(void *memory, size_t bytes, uint32_t seed)
     }
 }
 
-int rig_is(const void *memory, size_t bytes, uint32_t seed)
+/* A peer in another process wrote it, and told by a pipe: no thread sanitizer can know. */
+__attribute__((no_sanitize("thread"))) int rig_is(const void *memory, size_t bytes, uint32_t seed)
 {
     const uint8_t *from = memory;
 
-    for (size_t at = 0; at < bytes; at += 8) {
-        uint64_t word = rig_word(at, seed);
-
-        if (memcmp(from + at, &word, bytes - at < 8 ? bytes - at : 8) != 0) {
+    for (size_t at = 0; at < bytes; at++) {
+        if (from[at] != (uint8_t)(rig_word(at & ~(size_t)7, seed) >> 8 * (at & 7))) {
             return 0;
         }
     }
@@ -318,4 +317,12 @@ int rig_child_main(int argc, char **argv)
     }
     rig_stop(&peer);
     return 0;
+}
+
+/* libzmq is not built with the sanitizer, which takes its own synchronisation for races. */
+const char *__tsan_default_suppressions(void);
+
+const char *__tsan_default_suppressions(void)
+{
+    return "called_from_lib:libzmq.so.5\nrace:libzmq.so.5\nmutex:libzmq.so.5\n";
 }

@@ -69,7 +69,7 @@ static int teardown(void **state)
 
 /* ---- READ and WRITE ---- */
 
-static const uint64_t sizes[] = {1,      63,     4096,    RIG_PAGE - 1,       RIG_PAGE,
+static const uint64_t sizes[] = {1,      63,     4096,    RIG_PAGE - 1,     RIG_PAGE,
                                  100000, 262144, 1048577, 16u * 1024 * 1024};
 
 static void test_read_sizes(void **state)
@@ -123,21 +123,17 @@ static void test_scattered(void **state)
                                      .length = i % 3 == 0 ? RIG_PAGE : 1 + i * 101};
         indexes[i] = i * 91 % 1000;
     }
-    assert_int_equal(rig_move(&pair->a, KVL_TRANSFER_READ, pair->b.url, spans, indexes, SCATTERED,
-                              &moved),
-                     0);
+    assert_int_equal(
+        rig_move(&pair->a, KVL_TRANSFER_READ, pair->b.url, spans, indexes, SCATTERED, &moved), 0);
     assert_int_equal(moved, SCATTERED);
     for (uint32_t i = 0; i < SCATTERED; i++) {
-        assert_memory_equal(spans[i].addr, pair->b.buffer + indexes[i] * RIG_PAGE,
-                            spans[i].length);
+        assert_memory_equal(spans[i].addr, pair->b.buffer + indexes[i] * RIG_PAGE, spans[i].length);
     }
     rig_fill(pair->a.buffer, RIG_BYTES, 3);
-    assert_int_equal(rig_move(&pair->a, KVL_TRANSFER_WRITE, pair->b.url, spans, indexes, SCATTERED,
-                              &moved),
-                     0);
+    assert_int_equal(
+        rig_move(&pair->a, KVL_TRANSFER_WRITE, pair->b.url, spans, indexes, SCATTERED, &moved), 0);
     for (uint32_t i = 0; i < SCATTERED; i++) {
-        assert_memory_equal(spans[i].addr, pair->b.buffer + indexes[i] * RIG_PAGE,
-                            spans[i].length);
+        assert_memory_equal(spans[i].addr, pair->b.buffer + indexes[i] * RIG_PAGE, spans[i].length);
     }
 }
 
@@ -162,13 +158,13 @@ static void test_prefix_stops(void **state)
     for (uint32_t i = 0; i < 4; i++) {
         spans[i] = (struct kvl_span){.addr = pair->a.buffer + 2 * i * RIG_PAGE, .length = RIG_PAGE};
     }
-    assert_int_equal(
-        rig_move(&pair->a, KVL_TRANSFER_READ, pair->b.url, spans, indexes, 4, &moved), -EINVAL);
+    assert_int_equal(rig_move(&pair->a, KVL_TRANSFER_READ, pair->b.url, spans, indexes, 4, &moved),
+                     -EINVAL);
     assert_int_equal(moved, 2);
     assert_memory_equal(spans[1].addr, pair->b.buffer + RIG_PAGE, RIG_PAGE);
     indexes[0] = UINT64_MAX / 2;
-    assert_int_equal(
-        rig_move(&pair->a, KVL_TRANSFER_WRITE, pair->b.url, spans, indexes, 4, &moved), -EINVAL);
+    assert_int_equal(rig_move(&pair->a, KVL_TRANSFER_WRITE, pair->b.url, spans, indexes, 4, &moved),
+                     -EINVAL);
     assert_int_equal(moved, 0);
     indexes[0] = 0;
     assert_int_equal(rig_move(&pair->a, KVL_TRANSFER_READ, pair->b.url, spans, indexes, 2, NULL),
@@ -231,8 +227,8 @@ static void test_send_keeps_order(void **state)
     for (uint32_t i = 0; i < 20; i++) {
         assert_int_equal(ops()->wait(pair->a.channel, sends[i], rig_soon(), NULL), 0);
         assert_int_equal(ops()->wait(pair->b.channel, receives[i], rig_soon(), NULL), 0);
-        assert_memory_equal(pair->b.buffer + i * RIG_PAGE,
-                            pair->a.buffer + (2 * i + 40) * RIG_PAGE, 1000 + i);
+        assert_memory_equal(pair->b.buffer + i * RIG_PAGE, pair->a.buffer + (2 * i + 40) * RIG_PAGE,
+                            1000 + i);
     }
 }
 
@@ -307,9 +303,9 @@ static void test_receive_deadline(void **state)
     uint64_t receive;
     uint64_t send;
 
-    assert_int_equal(rig_submit(&pair->b, KVL_TRANSFER_RECV, pair->a.url, &to, NULL, 1, rig_in(30),
-                                &receive),
-                     0);
+    assert_int_equal(
+        rig_submit(&pair->b, KVL_TRANSFER_RECV, pair->a.url, &to, NULL, 1, rig_in(30), &receive),
+        0);
     assert_int_equal(ops()->wait(pair->b.channel, receive, rig_soon(), NULL), -ETIMEDOUT);
     submit_two(&pair->a, KVL_TRANSFER_SEND, pair->b.url, &from, 1, &send);
     assert_int_equal(ops()->wait(pair->a.channel, send, rig_soon(), NULL), -ECANCELED);

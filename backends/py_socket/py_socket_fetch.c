@@ -9,33 +9,33 @@
 
 #define WASTE_BYTES ((uint64_t)64 * 1024)
 
-struct ask_item {
+struct fetch_item {
     struct py_socket_found found;
     bool told; /* ops->item was called */
 };
 
-struct py_socket_ask {
-    const struct py_socket_ask_ops *ops;
+struct py_socket_fetch {
+    const struct py_socket_fetch_ops *ops;
     void *ctx;
     uint32_t count;
-    struct ask_item *items; /* GET: from when the answer is there */
+    struct fetch_item *items; /* GET: from when the answer is there */
     uint8_t *waste; /* GET: where bytes go that nobody takes; NULL until needed */
     struct py_socket_map *store; /* GET: retained while its bytes are copied */
 };
 
 /* ---- asking ---- */
 
-static size_t ask_encode(uint8_t type, const struct kvl_key *keys,
-                         const struct py_socket_wish *wishes, uint32_t item, uint8_t *at,
-                         size_t room)
+static size_t fetch_encode(uint8_t type, const struct kvl_key *keys,
+                           const struct py_socket_wish *wishes, uint32_t item, uint8_t *at,
+                           size_t room)
 {
     return type == PY_SOCKET_LOOKUP ? py_socket_key_encode(&keys[item], at, room)
                                     : py_socket_wish_encode(&wishes[item], at, room);
 }
 
-static struct py_socket_out *ask_frame(uint8_t type, const struct kvl_key *keys,
-                                       const struct py_socket_wish *wishes, uint32_t count,
-                                       uint64_t id)
+static struct py_socket_out *fetch_frame(uint8_t type, const struct kvl_key *keys,
+                                         const struct py_socket_wish *wishes, uint32_t count,
+                                         uint64_t id)
 {
     struct py_socket_frame frame = {.type = type, .id = id, .count = count};
     struct py_socket_out *out;
@@ -48,12 +48,12 @@ static struct py_socket_out *ask_frame(uint8_t type, const struct kvl_key *keys,
     }
     out = py_socket_out_create(&frame, 0);
     for (uint32_t i = 0; out != NULL && i < count; i++) {
-        at += ask_encode(type, keys, wishes, i, py_socket_out_table(out) + at, frame.table - at);
+        at += fetch_encode(type, keys, wishes, i, py_socket_out_table(out) + at, frame.table - at);
     }
     return out;
 }
 
-static struct py_socket_conn *ask_conn(struct py_socket_lane *lane)
+static struct py_socket_conn *fetch_conn(struct py_socket_lane *lane)
 {
     struct py_socket_conn *best = NULL;
 
@@ -69,10 +69,11 @@ static struct py_socket_conn *ask_conn(struct py_socket_lane *lane)
 }
 
 /* With the lock; the op is there. */
-static int ask_put(struct py_socket_lane *lane, struct py_socket_op *op, uint8_t type,
-                   const struct kvl_key *keys, const struct py_socket_wish *wishes, uint32_t count)
+static int fetch_put(struct py_socket_lane *lane, struct py_socket_op *op, uint8_t type,
+                     const struct kvl_key *keys, const struct py_socket_wish *wishes,
+                     uint32_t count)
 {
-    struct py_socket_conn *conn = ask_conn(lane);
+    struct py_socket_conn *conn = fetch_conn(lane);
     struct py_socket_part *part;
     struct py_socket_out *out;
     int r;
@@ -84,7 +85,7 @@ static int ask_put(struct py_socket_lane *lane, struct py_socket_op *op, uint8_t
     if (r < 0) {
         return r;
     }
-    out = ask_frame(type, keys, wishes, count, part->id);
+    out = fetch_frame(type, keys, wishes, count, part->id);
     if (out == NULL) {
         py_socket_part_free(part);
         return -ENOMEM;
@@ -95,10 +96,10 @@ static int ask_put(struct py_socket_lane *lane, struct py_socket_op *op, uint8_t
     return 0;
 }
 
-static int ask_begin(struct kvl_channel *channel, struct py_socket_peer *peer, uint8_t type,
-                     const struct kvl_key *keys, const struct py_socket_wish *wishes,
-                     uint32_t count, uint64_t deadline_ms, struct py_socket_ask *ask,
-                     uint64_t *op_out)
+static int fetch_begin(struct kvl_channel *channel, struct py_socket_peer *peer, uint8_t type,
+                       const struct kvl_key *keys, const struct py_socket_wish *wishes,
+                       uint32_t count, uint64_t deadline_ms, struct py_socket_fetch *fetch,
+                       uint64_t *op_out)
 {
     struct py_socket_lane *lane = atomic_load(&peer->data);
     struct py_socket_op *op;
@@ -110,19 +111,19 @@ static int ask_begin(struct kvl_channel *channel, struct py_socket_peer *peer, u
     if ((lane->hello.flags & PY_SOCKET_CHUNKS) == 0) {
         return -ENOTSUP;
     }
-    r = py_socket_op_create(channel, PY_SOCKET_OP_ASK, lane, &op);
+    r = py_socket_op_create(channel, PY_SOCKET_OP_FETCH, lane, &op);
     if (r < 0) {
         return r;
     }
     op->deadline_ms = deadline_ms;
-    op->ask = ask;
-    r = ask_put(lane, op, type, keys, wishes, count);
+    op->fetch = fetch;
+    r = fetch_put(lane, op, type, keys, wishes, count);
     if (r < 0) {
         py_socket_op_undo(op);
         return r;
     }
     if (lane->store != NULL) {
-        ask->store = py_socket_map_retain(lane->store);
+        fetch->store = py_socket_map_retain(lane->store);
     }
     if (deadline_ms != KVL_NEVER) {
         py_socket_timer_at(&channel->timer, deadline_ms);
@@ -133,13 +134,13 @@ static int ask_begin(struct kvl_channel *channel, struct py_socket_peer *peer, u
     return 0;
 }
 
-static int ask(struct kvl_channel *channel, const char *peer_id, uint8_t type,
-               const struct kvl_key *keys, const struct py_socket_wish *wishes, uint32_t count,
-               uint64_t deadline_ms, const struct py_socket_ask_ops *ops, void *ctx,
-               uint64_t *op_out)
+static int fetch_start(struct kvl_channel *channel, const char *peer_id, uint8_t type,
+                       const struct kvl_key *keys, const struct py_socket_wish *wishes,
+                       uint32_t count, uint64_t deadline_ms, const struct py_socket_fetch_ops *ops,
+                       void *ctx, uint64_t *op_out)
 {
     struct py_socket_peer *peer;
-    struct py_socket_ask *asked;
+    struct py_socket_fetch *fetch;
     int r;
 
     if (py_socket_data_is_child(channel->data)) {
@@ -148,47 +149,48 @@ static int ask(struct kvl_channel *channel, const char *peer_id, uint8_t type,
     if (count == 0 || count > PY_SOCKET_KEYS_MAX) {
         return count == 0 ? -EINVAL : -EMSGSIZE;
     }
-    asked = calloc(1, sizeof(*asked));
-    if (asked == NULL) {
+    fetch = calloc(1, sizeof(*fetch));
+    if (fetch == NULL) {
         return -ENOMEM;
     }
-    asked->ops = ops;
-    asked->ctx = ctx;
-    asked->count = count;
+    fetch->ops = ops;
+    fetch->ctx = ctx;
+    fetch->count = count;
     peer = py_socket_peers_find(py_socket_link_peers(channel->link), peer_id);
     r = peer == NULL ? -ENOTCONN : 0;
     if (r == 0) {
         pthread_mutex_lock(&channel->lock);
-        r = ask_begin(channel, peer, type, keys, wishes, count, deadline_ms, asked, op_out);
+        r = fetch_begin(channel, peer, type, keys, wishes, count, deadline_ms, fetch, op_out);
         py_socket_unlock(channel);
         py_socket_peer_release(peer);
     }
     if (r < 0) {
-        free(asked);
+        free(fetch);
     }
     return r;
 }
 
-int py_socket_ask_lookup(struct kvl_channel *channel, const char *peer_id,
-                         const struct kvl_key *keys, uint32_t count, uint64_t deadline_ms,
-                         const struct py_socket_ask_ops *ops, void *ctx, uint64_t *op_out)
+int py_socket_fetch_lookup(struct kvl_channel *channel, const char *peer_id,
+                           const struct kvl_key *keys, uint32_t count, uint64_t deadline_ms,
+                           const struct py_socket_fetch_ops *ops, void *ctx, uint64_t *op_out)
 {
-    return ask(channel, peer_id, PY_SOCKET_LOOKUP, keys, NULL, count, deadline_ms, ops, ctx,
-               op_out);
+    return fetch_start(channel, peer_id, PY_SOCKET_LOOKUP, keys, NULL, count, deadline_ms, ops, ctx,
+                       op_out);
 }
 
-int py_socket_ask_get(struct kvl_channel *channel, const char *peer_id,
-                      const struct py_socket_wish *wishes, uint32_t count, uint64_t deadline_ms,
-                      const struct py_socket_ask_ops *ops, void *ctx, uint64_t *op_out)
+int py_socket_fetch_get(struct kvl_channel *channel, const char *peer_id,
+                        const struct py_socket_wish *wishes, uint32_t count, uint64_t deadline_ms,
+                        const struct py_socket_fetch_ops *ops, void *ctx, uint64_t *op_out)
 {
-    return ask(channel, peer_id, PY_SOCKET_GET, NULL, wishes, count, deadline_ms, ops, ctx, op_out);
+    return fetch_start(channel, peer_id, PY_SOCKET_GET, NULL, wishes, count, deadline_ms, ops, ctx,
+                       op_out);
 }
 
 /* ---- where bytes go ---- */
 
 /* How many iovecs the runs of a chunk are. @return 0; -EINVAL they are not `bytes` in all. */
-static int ask_count_runs(const struct kvl_sg *sg, uint32_t sg_count, uint64_t bytes,
-                          uint64_t *runs_io)
+static int fetch_count_runs(const struct kvl_sg *sg, uint32_t sg_count, uint64_t bytes,
+                            uint64_t *runs_io)
 {
     uint64_t total = 0;
 
@@ -206,10 +208,13 @@ static int ask_count_runs(const struct kvl_sg *sg, uint32_t sg_count, uint64_t b
 }
 
 /* Room for more iovecs. */
-static int ask_grow(struct py_socket_part *part, uint64_t more)
+static int fetch_grow(struct py_socket_part *part, uint64_t more)
 {
     struct iovec *iov;
 
+    if (more == 0) {
+        return 0;
+    }
     if (more > UINT32_MAX / 2 - part->iov_count) {
         return -EMSGSIZE;
     }
@@ -221,7 +226,7 @@ static int ask_grow(struct py_socket_part *part, uint64_t more)
     return 0;
 }
 
-static void ask_add_runs(struct py_socket_part *part, const struct kvl_sg *sg, uint32_t sg_count)
+static void fetch_add_runs(struct py_socket_part *part, const struct kvl_sg *sg, uint32_t sg_count)
 {
     for (uint32_t i = 0; i < sg_count; i++) {
         for (uint32_t run = 0; run < sg[i].count && sg[i].length > 0; run++) {
@@ -233,19 +238,20 @@ static void ask_add_runs(struct py_socket_part *part, const struct kvl_sg *sg, u
 }
 
 /* The bytes of a chunk that nobody takes must be read all the same. */
-static int ask_add_waste(struct py_socket_ask *ask, struct py_socket_part *part, uint64_t bytes)
+static int fetch_add_waste(struct py_socket_fetch *fetch, struct py_socket_part *part,
+                           uint64_t bytes)
 {
     uint64_t pieces = (bytes + WASTE_BYTES - 1) / WASTE_BYTES;
-    int r = ask_grow(part, pieces);
+    int r = fetch_grow(part, pieces);
 
-    if (r == 0 && ask->waste == NULL) {
-        ask->waste = malloc(WASTE_BYTES);
-        r = ask->waste == NULL ? -ENOMEM : 0;
+    if (r == 0 && fetch->waste == NULL) {
+        fetch->waste = malloc(WASTE_BYTES);
+        r = fetch->waste == NULL ? -ENOMEM : 0;
     }
     for (uint64_t i = 0; r == 0 && i < pieces; i++) {
         uint64_t n = bytes < WASTE_BYTES ? bytes : WASTE_BYTES;
 
-        part->iov[part->iov_count++] = (struct iovec){.iov_base = ask->waste, .iov_len = n};
+        part->iov[part->iov_count++] = (struct iovec){.iov_base = fetch->waste, .iov_len = n};
         bytes -= n;
     }
     return r;
@@ -253,22 +259,23 @@ static int ask_add_waste(struct py_socket_ask *ask, struct py_socket_part *part,
 
 /* ---- the answer ---- */
 
-static int ask_looked_up(struct py_socket_conn *conn, const struct py_socket_ask *ask)
+static int fetch_looked_up(struct py_socket_conn *conn, const struct py_socket_fetch *fetch)
 {
-    if (conn->frame.status == 0 && conn->frame.count != ask->count) {
+    if (conn->frame.status == 0 && conn->frame.count != fetch->count) {
         return -EPROTO;
     }
-    for (uint32_t i = 0; i < conn->frame.count && i < ask->count; i++) {
-        ask->ops->looked_up(ask->ctx, i, conn->table[i / 8] >> i % 8 & 1);
+    for (uint32_t i = 0; i < conn->frame.count && i < fetch->count; i++) {
+        fetch->ops->looked_up(fetch->ctx, i, conn->table[i / 8] >> i % 8 & 1);
     }
     return 0;
 }
 
 /* Copies a chunk out of the mapped store. @return 0; -ESTALE the lease did not hold. */
-static int ask_copy(const struct py_socket_lane *lane, const struct py_socket_ask *ask,
-                    const struct py_socket_found *found, const struct kvl_sg *sg, uint32_t sg_count)
+static int fetch_copy(const struct py_socket_lane *lane, const struct py_socket_fetch *fetch,
+                      const struct py_socket_found *found, const struct kvl_sg *sg,
+                      uint32_t sg_count)
 {
-    const uint8_t *from = ask->store->base + found->offset;
+    const uint8_t *from = fetch->store->base + found->offset;
 
     for (uint32_t i = 0; i < sg_count; i++) {
         for (uint32_t run = 0; run < sg[i].count; run++) {
@@ -277,7 +284,7 @@ static int ask_copy(const struct py_socket_lane *lane, const struct py_socket_as
             from += sg[i].length;
         }
     }
-    atomic_thread_fence(memory_order_acquire);
+    py_socket_read_barrier();
     if (atomic_load_explicit(&lane->control->generations[found->slot], memory_order_acquire) !=
             found->generation ||
         atomic_load_explicit(&lane->control->incarnation, memory_order_acquire) !=
@@ -287,55 +294,56 @@ static int ask_copy(const struct py_socket_lane *lane, const struct py_socket_as
     return 0;
 }
 
-static bool ask_is_mapped(const struct py_socket_lane *lane, const struct py_socket_ask *ask,
-                          const struct py_socket_found *found)
+static bool fetch_is_mapped(const struct py_socket_lane *lane, const struct py_socket_fetch *fetch,
+                            const struct py_socket_found *found)
 {
-    return ask->store != NULL && lane->control != NULL && found->slot < PY_SOCKET_LEASES &&
-           found->offset <= ask->store->bytes && found->bytes <= ask->store->bytes - found->offset;
+    return fetch->store != NULL && lane->control != NULL && found->slot < PY_SOCKET_LEASES &&
+           found->offset <= fetch->store->bytes &&
+           found->bytes <= fetch->store->bytes - found->offset;
 }
 
-static void ask_tell(struct py_socket_ask *ask, uint32_t item, int32_t status)
+static void fetch_tell(struct py_socket_fetch *fetch, uint32_t item, int32_t status)
 {
-    ask->items[item].told = true;
-    ask->ops->item(ask->ctx, item, status);
+    fetch->items[item].told = true;
+    fetch->ops->item(fetch->ctx, item, status);
 }
 
 /* One chunk that is there: where its bytes go, or the copy of them. @return -errno: close it. */
-static int ask_take(const struct py_socket_lane *lane, struct py_socket_part *part,
-                    struct py_socket_ask *ask, uint32_t item)
+static int fetch_take(const struct py_socket_lane *lane, struct py_socket_part *part,
+                      struct py_socket_fetch *fetch, uint32_t item)
 {
-    struct py_socket_found *found = &ask->items[item].found;
+    struct py_socket_found *found = &fetch->items[item].found;
     bool mapped = (found->flags & PY_SOCKET_FOUND_MAPPED) != 0;
     const struct kvl_sg *sg = NULL;
     uint32_t sg_count = 0;
     uint64_t runs = 0;
     int r;
 
-    if (mapped && !ask_is_mapped(lane, ask, found)) {
+    if (mapped && !fetch_is_mapped(lane, fetch, found)) {
         return -EPROTO;
     }
-    r = ask->ops->found(ask->ctx, item, found, &sg, &sg_count);
+    r = fetch->ops->found(fetch->ctx, item, found, &sg, &sg_count);
     if (r == 0) {
-        r = ask_count_runs(sg, sg_count, found->bytes, &runs);
+        r = fetch_count_runs(sg, sg_count, found->bytes, &runs);
     }
     if (mapped) {
-        r = r < 0 ? r : ask_copy(lane, ask, found, sg, sg_count);
-        ask_tell(ask, item, r);
+        r = r < 0 ? r : fetch_copy(lane, fetch, found, sg, sg_count);
+        fetch_tell(fetch, item, r);
         return 0;
     }
     if (r == 0) {
-        r = ask_grow(part, runs);
+        r = fetch_grow(part, runs);
         if (r == 0) {
-            ask_add_runs(part, sg, sg_count);
+            fetch_add_runs(part, sg, sg_count);
             return 0;
         }
     }
     found->status = r; /* told when its bytes are through */
-    return ask_add_waste(ask, part, found->bytes);
+    return fetch_add_waste(fetch, part, found->bytes);
 }
 
-static void ask_release(struct py_socket_conn *conn, const struct py_socket_ask *ask,
-                        uint32_t mapped)
+static void fetch_release(struct py_socket_conn *conn, const struct py_socket_fetch *fetch,
+                          uint32_t mapped)
 {
     const struct py_socket_frame frame = {
         .type = PY_SOCKET_RELEASE, .count = mapped, .table = mapped * PY_SOCKET_SLOT_BYTES};
@@ -346,8 +354,8 @@ static void ask_release(struct py_socket_conn *conn, const struct py_socket_ask 
         return; /* their time will end them */
     }
     at = py_socket_out_table(out);
-    for (uint32_t i = 0; i < ask->count; i++) {
-        const struct py_socket_found *found = &ask->items[i].found;
+    for (uint32_t i = 0; i < fetch->count; i++) {
+        const struct py_socket_found *found = &fetch->items[i].found;
 
         if ((found->flags & PY_SOCKET_FOUND_MAPPED) != 0) {
             const struct py_socket_slot slot = {.slot = found->slot,
@@ -363,20 +371,21 @@ static void ask_release(struct py_socket_conn *conn, const struct py_socket_ask 
 }
 
 /* Reads the table. @return -EPROTO. */
-static int ask_decode(struct py_socket_conn *conn, struct py_socket_ask *ask, uint32_t *mapped_out)
+static int fetch_decode(struct py_socket_conn *conn, struct py_socket_fetch *fetch,
+                        uint32_t *mapped_out)
 {
     uint64_t inlined = 0;
     uint32_t mapped = 0;
 
-    if (conn->frame.count != ask->count) {
+    if (conn->frame.count != fetch->count) {
         return -EPROTO;
     }
-    ask->items = calloc(ask->count, sizeof(*ask->items));
-    if (ask->items == NULL) {
+    fetch->items = calloc(fetch->count, sizeof(*fetch->items));
+    if (fetch->items == NULL) {
         return -ENOMEM;
     }
-    for (uint32_t i = 0; i < ask->count; i++) {
-        struct py_socket_found *found = &ask->items[i].found;
+    for (uint32_t i = 0; i < fetch->count; i++) {
+        struct py_socket_found *found = &fetch->items[i].found;
         int r = py_socket_found_decode(conn->table + (size_t)i * PY_SOCKET_FOUND_BYTES, found);
 
         if (r < 0) {
@@ -392,55 +401,55 @@ static int ask_decode(struct py_socket_conn *conn, struct py_socket_ask *ask, ui
     return inlined == conn->frame.payload ? 0 : -EPROTO;
 }
 
-int py_socket_ask_answer(struct py_socket_conn *conn, struct py_socket_part *part)
+int py_socket_fetch_answer(struct py_socket_conn *conn, struct py_socket_part *part)
 {
-    struct py_socket_ask *ask = part->op->ask;
+    struct py_socket_fetch *fetch = part->op->fetch;
     uint32_t mapped = 0;
     int r;
 
     if (part->type == PY_SOCKET_LOOKUP) {
-        return ask_looked_up(conn, ask);
+        return fetch_looked_up(conn, fetch);
     }
     if (conn->frame.status < 0) {
         return conn->frame.payload == 0 ? 0 : -EPROTO;
     }
-    r = ask_decode(conn, ask, &mapped);
-    for (uint32_t i = 0; r == 0 && i < ask->count; i++) {
-        if (ask->items[i].found.status < 0) {
-            ask_tell(ask, i, ask->items[i].found.status);
+    r = fetch_decode(conn, fetch, &mapped);
+    for (uint32_t i = 0; r == 0 && i < fetch->count; i++) {
+        if (fetch->items[i].found.status < 0) {
+            fetch_tell(fetch, i, fetch->items[i].found.status);
         } else {
-            r = ask_take(part->op->lane, part, ask, i);
+            r = fetch_take(part->op->lane, part, fetch, i);
         }
     }
     if (mapped > 0 && r == 0) {
-        ask_release(conn, ask, mapped);
+        fetch_release(conn, fetch, mapped);
     }
     return r;
 }
 
-void py_socket_ask_filled(struct py_socket_part *part)
+void py_socket_fetch_filled(struct py_socket_part *part)
 {
-    struct py_socket_ask *ask = part->op->ask;
+    struct py_socket_fetch *fetch = part->op->fetch;
 
-    for (uint32_t i = 0; ask->items != NULL && i < ask->count; i++) {
-        if (!ask->items[i].told) {
-            ask_tell(ask, i, ask->items[i].found.status);
+    for (uint32_t i = 0; fetch->items != NULL && i < fetch->count; i++) {
+        if (!fetch->items[i].told) {
+            fetch_tell(fetch, i, fetch->items[i].found.status);
         }
     }
 }
 
-void py_socket_ask_ended(struct py_socket_op *op)
+void py_socket_fetch_ended(struct py_socket_op *op)
 {
     struct kvl_channel *channel = op->channel;
-    struct py_socket_ask *ask = op->ask;
+    struct py_socket_fetch *fetch = op->fetch;
 
-    ask->ops->end(ask->ctx, op->status);
-    py_socket_map_release(ask->store);
-    free(ask->items);
-    free(ask->waste);
-    free(ask);
+    fetch->ops->end(fetch->ctx, op->status);
+    py_socket_map_release(fetch->store);
+    free(fetch->items);
+    free(fetch->waste);
+    free(fetch);
     pthread_mutex_lock(&channel->lock);
-    op->ask = NULL;
+    op->fetch = NULL;
     py_socket_op_free(op);
     pthread_mutex_unlock(&channel->lock);
 }
