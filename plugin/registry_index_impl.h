@@ -75,6 +75,9 @@ void kvl_index_pool_fini(struct index_pool *pool);
 /** @return number of the first unit of a block; 0 = no room. */
 uint32_t kvl_index_pool_take(struct index_pool *pool, struct index_budget *budget, uint32_t class,
                              uint32_t units);
+/** May such a block be had just now? */
+int kvl_index_pool_has(struct index_pool *pool, const struct index_budget *budget, uint32_t class,
+                       uint32_t units);
 void kvl_index_pool_give(struct index_pool *pool, uint32_t class, uint32_t number);
 
 static inline void *index_pool_at(const struct index_pool *pool, uint32_t number)
@@ -127,6 +130,14 @@ static inline void index_line_unlock(struct index_line *line, uint32_t flags)
 
     seq = (seq & ~SEQ_ODD) + SEQ_STEP;
     atomic_store_explicit(&line->seq, seq | flags, memory_order_release);
+}
+
+/** Nothing of it stands in a second bucket any more. Only between lock and unlock. */
+static inline void index_line_unflag(struct index_line *line)
+{
+    uint32_t seq = atomic_load_explicit(&line->seq, memory_order_relaxed);
+
+    atomic_store_explicit(&line->seq, seq & ~SEQ_OVERFLOW, memory_order_relaxed);
 }
 
 /** Only between lock and unlock. */

@@ -110,6 +110,21 @@ uint32_t kvl_index_pool_take(struct index_pool *pool, struct index_budget *budge
     return number;
 }
 
+int kvl_index_pool_has(struct index_pool *pool, const struct index_budget *budget, uint32_t class,
+                       uint32_t units)
+{
+    size_t bytes = (size_t)units * pool->unit;
+    int has;
+
+    (void)pthread_mutex_lock(&pool->lock);
+    has = pool->free[class] != 0 ||
+          (bytes <= pool->reserved - pool->used &&
+           (budget->max == 0 ||
+            atomic_load_explicit(&budget->used, memory_order_relaxed) + bytes <= budget->max));
+    (void)pthread_mutex_unlock(&pool->lock);
+    return has;
+}
+
 void kvl_index_pool_give(struct index_pool *pool, uint32_t class, uint32_t number)
 {
     (void)pthread_mutex_lock(&pool->lock);

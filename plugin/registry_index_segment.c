@@ -95,21 +95,14 @@ static int slot_move(struct index_line *lines, uint32_t buckets, struct index_li
     return 1;
 }
 
-/* @return a bucket with a free slot; NULL when none can be had. */
-static struct index_line *make_slot(struct index_line *lines, uint32_t buckets,
-                                    struct index_line *first, struct index_line *second,
-                                    uint32_t *slot_out)
+/* @return a slot of the first bucket that was made free; INDEX_SLOTS when none can be. */
+static uint32_t make_slot(struct index_line *lines, uint32_t buckets, struct index_line *first)
 {
-    for (uint32_t slot = 0; slot < INDEX_SLOTS; slot++) {
-        *slot_out = slot;
-        if (slot_move(lines, buckets, first, slot)) {
-            return first;
-        }
-        if (slot_move(lines, buckets, second, slot)) {
-            return second;
-        }
+    uint32_t slot;
+
+    for (slot = 0; slot < INDEX_SLOTS && !slot_move(lines, buckets, first, slot); slot++) {
     }
-    return NULL;
+    return slot;
 }
 
 static int segment_put(struct index_line *lines, uint32_t buckets, uint64_t hash, uint64_t bits,
@@ -126,9 +119,10 @@ static int segment_put(struct index_line *lines, uint32_t buckets, uint64_t hash
         slot = free_slot(second);
     }
     if (slot == INDEX_SLOTS) {
-        line = make_slot(lines, buckets, first, second, &slot);
+        line = first;
+        slot = make_slot(lines, buckets, first);
     }
-    if (line == NULL) {
+    if (slot == INDEX_SLOTS) {
         return -ENOMEM;
     }
     line_set(line, slot, bits, ref, 0);
@@ -178,41 +172,70 @@ static void lines_write(struct index_line *to, const struct index_line *from, ui
             index_line_put(&to[i], slot, index_line_id(&from[i], slot),
                            index_line_ref(&from[i], slot));
         }
-        atomic_fetch_and_explicit(&to[i].seq, ~SEQ_OVERFLOW, memory_order_relaxed);
+        index_line_unflag(&to[i]);
         index_line_unlock(&to[i], flags);
     }
 }
 
-/* A segment of those entries that have `side` in bit `depth` of the hash, or of all when depth is
- * INDEX_DEPTH_MAX, with at least that many buckets. @return its number; 0. */
+struct stage {
+    struct index_line lines[INDEX_BUCKETS_MAX];
+    uint8_t used[INDEX_BUCKETS_MAX]; /* slots of each */
+    uint32_t late[ENTRIES_MAX]; /* entries whose first bucket is full */
+};
+
+/* Puts entries into new buckets: those that have `side` in bit `depth` of the hash, or all when
+ * depth is INDEX_DEPTH_MAX. */
+static int stage_fill(struct stage *stage, uint32_t buckets, const struct content *content,
+                      uint32_t depth, uint64_t side)
+{
+    uint64_t mask = depth == INDEX_DEPTH_MAX ? 0 : 1ull << depth;
+    uint64_t bits = mask == 0 ? 0 : side << depth;
+    uint32_t late = 0;
+
+    memset((void *)stage->lines, 0, buckets * sizeof(stage->lines[0]));
+    memset(stage->used, 0, buckets);
+    for (uint32_t i = 0; i < content->count; i++) {
+        uint32_t at = index_first(content->hashes[i], buckets);
+        uint32_t slot = stage->used[at];
+
+        if ((content->hashes[i] & mask) != bits) {
+            continue;
+        }
+        if (slot == INDEX_SLOTS) {
+            stage->late[late++] = i;
+            continue;
+        }
+        stage->used[at]++;
+        index_line_put(&stage->lines[at], slot, content->ids[i], content->refs[i]);
+    }
+    for (uint32_t k = 0; k < late; k++) {
+        uint32_t i = stage->late[k];
+
+        if (segment_put(stage->lines, buckets, content->hashes[i], content->ids[i],
+                        content->refs[i]) < 0) {
+            return -ENOMEM;
+        }
+    }
+    return 0;
+}
+
+/* A segment of these entries, with at least that many buckets. @return its number; 0. */
 static uint32_t segment_build(struct kvl_index *index, const struct content *content,
                               uint32_t depth, uint64_t side, uint32_t *buckets)
 {
-    struct index_line staged[INDEX_BUCKETS_MAX];
+    struct stage stage;
     uint32_t n = *buckets;
     uint32_t number;
-    uint32_t i = 0;
 
-    for (; n <= INDEX_BUCKETS_MAX; n += INDEX_STEP) {
-        memset((void *)staged, 0, n * sizeof(staged[0]));
-        for (i = 0; i < content->count; i++) {
-            if (depth < INDEX_DEPTH_MAX && (content->hashes[i] >> depth & 1) != side) {
-                continue;
-            }
-            if (segment_put(staged, n, content->hashes[i], content->ids[i], content->refs[i]) < 0) {
-                break;
-            }
-        }
-        if (i == content->count) {
-            break;
-        }
+    while (n <= INDEX_BUCKETS_MAX && stage_fill(&stage, n, content, depth, side) < 0) {
+        n += INDEX_STEP;
     }
     if (n > INDEX_BUCKETS_MAX) {
         return 0;
     }
     number = kvl_index_pool_take(&index->lines, &index->budget, n / INDEX_STEP, n);
     if (number != 0) {
-        lines_write(index_pool_at(&index->lines, number), staged, n);
+        lines_write(index_pool_at(&index->lines, number), stage.lines, n);
         *buckets = n;
     }
     return number;
@@ -321,9 +344,13 @@ static int segment_grow(struct kvl_index *index, uint32_t shard, uint64_t hash, 
 {
     uint32_t old = index_entry_buckets(entry);
     uint32_t buckets = old + INDEX_STEP;
+    uint32_t least = buckets <= INDEX_GROWN ? buckets : INDEX_SPLIT;
     struct content content;
     uint32_t number = 0;
 
+    if (!kvl_index_pool_has(&index->lines, &index->budget, least / INDEX_STEP, least)) {
+        return -ENOMEM; /* before all the work, since each admit will come here now */
+    }
     content_read(index, entry, &content);
     if (buckets <= INDEX_GROWN ||
         (buckets <= INDEX_BUCKETS_MAX && is_lopsided(&content, index_entry_depth(entry)))) {

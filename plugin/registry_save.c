@@ -263,7 +263,7 @@ static int put_all(struct saver *saver)
 
 /* ---- the file ---- */
 
-/* The name is on the disk only once its folder is. */
+/* The name lasts only once its folder is written. */
 static int sync_folder(const char *path)
 {
     char folder[PATH_MAX];

@@ -151,6 +151,9 @@ static void test_side_messages(void **state)
     is_text(&msg.text, "");
     py_socket_put_side_ret(&out, "");
     is_golden();
+    load("side_ret_nil"); /* read, never written */
+    assert_int_equal(msg.type, PY_SOCKET_SIDE_RET);
+    is_text(&msg.text, "");
 }
 
 static void test_lookup_messages(void **state)
@@ -251,7 +254,7 @@ static void test_types_are_strict(void **state)
     assert_int_equal(DECODE("\x82\xa4type\xabP2PErrorMsg\xaa"
                             "error_code\xc3"),
                      -EPROTO);
-    assert_int_equal(DECODE("\x82\xa4type\xb1P2PInitSideRetMsg\xafpeer_lookup_url\xc0"), -EPROTO);
+    assert_int_equal(DECODE("\x82\xa4type\xb1P2PInitSideRetMsg\xafpeer_lookup_url\xc2"), -EPROTO);
     assert_int_equal(DECODE("\x82\xa4type\xb1P2PInitSideRetMsg\xafpeer_lookup_url\xc4\x01z"),
                      -EPROTO);
     assert_string_equal(reason, "peer_lookup_url: not a string");
