@@ -11,7 +11,6 @@
 #include <kvlane/backend.h>
 
 #include "py_socket_chunks.h"
-#include "py_socket_core.h"
 #include "py_socket_counters.h"
 #include "py_socket_data.h"
 #include "py_socket_options.h"
@@ -90,7 +89,6 @@ static int start_chunks(struct py_socket *self, struct kvl_err *err)
         return r;
     }
     config.channel = self->channel;
-    config.link = self->channel->link;
     r = py_socket_seek_start(&config, &self->seek);
     return r < 0 ? py_socket_err(err, r, "cannot start a thread: %s", strerror(-r)) : 0;
 }

@@ -163,8 +163,8 @@ static int submit_lookup(struct py_socket_query *query, uint64_t *op)
         keys[i] = job->items[query->items[i]].chunk.key;
     }
     if (keys != NULL) {
-        r = py_socket_fetch_lookup(job->seek->config.channel, query->holder->url, keys, query->count,
-                                 job->deadline_ms, &ask_ops, query, op);
+        r = py_socket_fetch_lookup(job->seek->config.channel, query->holder->url, keys,
+                                   query->count, job->deadline_ms, &ask_ops, query, op);
     }
     free(keys);
     return r;
@@ -189,7 +189,7 @@ static int submit_get(struct py_socket_query *query, uint64_t *op)
     }
     if (wishes != NULL) {
         r = py_socket_fetch_get(job->seek->config.channel, query->holder->url, wishes, query->count,
-                              job->deadline_ms, &ask_ops, query, op);
+                                job->deadline_ms, &ask_ops, query, op);
     }
     free(wishes);
     return r;
@@ -224,12 +224,11 @@ static void query_submit(struct py_socket_query *query)
     py_socket_job_release(job);
 }
 
-static void on_connected(void *ctx, int status, const char *side_reply)
+static void on_connected(void *ctx, int32_t status)
 {
     struct py_socket_query *query = ctx;
     struct py_socket_seek *seek = query->job->seek;
 
-    (void)side_reply;
     py_socket_who_tried(seek->who, query->holder, status, py_socket_seek_now(seek));
     if (status == 0) {
         query_submit(query);
@@ -244,16 +243,15 @@ void py_socket_query_start(struct py_socket_query *query)
     struct py_socket_seek *seek = query->job->seek;
     int r;
 
+    if (py_socket_channel_ops.is_connected(seek->config.channel, query->holder->url) == 1) {
+        query_submit(query);
+        return;
+    }
     py_socket_seek_call_begins(seek);
     r = py_socket_seek_connect(seek, query->holder->url, query->job->deadline_ms, on_connected,
                                query);
-    if (r == 0) {
-        return;
-    }
-    if (r == -EALREADY) {
-        query_submit(query);
-    } else {
+    if (r < 0) {
         query_over(query, r);
+        py_socket_seek_call_ends(seek);
     }
-    py_socket_seek_call_ends(seek);
 }

@@ -32,16 +32,12 @@ void py_socket_seek_call_ends(struct py_socket_seek *seek)
 }
 
 int py_socket_seek_connect(struct py_socket_seek *seek, const char *url, uint64_t deadline_ms,
-                           py_socket_call_fn done, void *ctx)
+                           py_socket_connected_fn fn, void *ctx)
 {
     const uint64_t latest = py_socket_seek_now(seek) + seek->config.options->handshake_timeout_ms;
-    const struct py_socket_call call = {
-        .what = PY_SOCKET_CALL_INIT,
-        .url = url,
-        .deadline_ms = deadline_ms < latest ? deadline_ms : latest,
-    };
 
-    return py_socket_link_call(seek->config.link, &call, done, ctx, NULL, NULL);
+    return py_socket_connect_call(seek->config.channel, url,
+                                  deadline_ms < latest ? deadline_ms : latest, fn, ctx);
 }
 
 /* ---- whom to ask next ---- */
@@ -345,11 +341,10 @@ struct kept {
     struct py_socket_holder *holder;
 };
 
-static void on_kept(void *ctx, int status, const char *side_reply)
+static void on_kept(void *ctx, int32_t status)
 {
     struct kept *kept = ctx;
 
-    (void)side_reply;
     py_socket_who_tried(kept->seek->who, kept->holder, status, py_socket_seek_now(kept->seek));
     py_socket_seek_call_ends(kept->seek);
     free(kept);
@@ -373,8 +368,8 @@ static void keep_one(struct py_socket_seek *seek, struct py_socket_holder *holde
         kept->holder = holder;
         r = py_socket_seek_connect(seek, holder->url, KVL_NEVER, on_kept, kept);
     }
-    if (r != 0) {
-        py_socket_who_tried(seek->who, holder, r == -EALREADY ? 0 : r, py_socket_seek_now(seek));
+    if (r < 0) {
+        py_socket_who_tried(seek->who, holder, r, py_socket_seek_now(seek));
         free(kept);
         py_socket_seek_call_ends(seek);
     }

@@ -13,7 +13,6 @@
 
 #include <kvlane/backend.h>
 
-#include "py_socket_link.h"
 #include "py_socket_options.h"
 
 struct py_socket_seek;
@@ -22,7 +21,6 @@ struct py_socket_seek_config {
     const struct kvl_host *host; /* borrowed, as all here */
     const struct py_socket_options *options;
     struct kvl_channel *channel; /* of the instance, open */
-    struct py_socket_link *link; /* of that channel */
 };
 
 /** Starts the thread that keeps the peers of the INI file connected. @return 0; -ENOMEM, -EAGAIN. */

@@ -63,9 +63,9 @@ static inline uint64_t py_socket_seek_now(const struct py_socket_seek *seek)
 void py_socket_seek_call_begins(struct py_socket_seek *seek);
 void py_socket_seek_call_ends(struct py_socket_seek *seek);
 
-/** A handshake with the peer at `url`, as py_socket_link_call, within handshake_timeout. */
+/** A handshake with the peer at `url`, as py_socket_connect_call, within handshake_timeout. */
 int py_socket_seek_connect(struct py_socket_seek *seek, const char *url, uint64_t deadline_ms,
-                           py_socket_call_fn done, void *ctx);
+                           py_socket_connected_fn fn, void *ctx);
 
 /**
  * Moves a job on as far as it goes now. Whoever comes while another thread is at it leaves word.
