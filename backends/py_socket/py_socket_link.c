@@ -524,6 +524,18 @@ static int link_make_call(struct py_socket_link *link, const struct py_socket_ca
     return 0;
 }
 
+/* Several calls to one peer give it the same token: it would show the last one as soon as it has it,
+ * and that call's answer may be behind the data connection. The lock is held. */
+static void link_share_token(struct py_socket_link *link, struct link_call *call)
+{
+    for (const struct link_call *at = link->all; at != NULL; at = at->all_next) {
+        if (strcmp(at->url, call->url) == 0) {
+            memcpy(call->token, at->token, sizeof(call->token));
+            return;
+        }
+    }
+}
+
 /* @return 0; -ECANCELED, -EAGAIN. The lock is held. */
 static int link_enqueue(struct py_socket_link *link, struct link_call *call)
 {
@@ -533,6 +545,7 @@ static int link_enqueue(struct py_socket_link *link, struct link_call *call)
     if (link->call_count == LINK_CALLS_MAX) {
         return -EAGAIN;
     }
+    link_share_token(link, call);
     link->call_count++;
     call->number = ++link->numbers;
     call->all_next = link->all;
