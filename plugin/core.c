@@ -69,6 +69,41 @@ static const struct kvl_option store_options[] = {
      .help = "hash chunks when they come in, check them when they go out"},
 };
 
+static const struct kvl_option registry_options[] = {
+    {.name = "memory",
+     .type = KVL_OPTION_SIZE,
+     .value = "8GiB",
+     .min = 0,
+     .max = 1ll << 50,
+     .help = "for who holds which chunk; 0 = no bound"},
+    {.name = "sync_timeout",
+     .type = KVL_OPTION_DURATION,
+     .value = "300s",
+     .min = 1,
+     .max = 86400000,
+     .flags = KVL_OPTION_RELOADABLE,
+     .help = "a full sync that is quiet for longer has failed"},
+    {.name = "sync_threshold",
+     .type = KVL_OPTION_INT,
+     .value = "80",
+     .min = 1,
+     .max = 100,
+     .flags = KVL_OPTION_RELOADABLE,
+     .help = "percent of workers with a full sync that end the freeze of all"},
+    {.name = "resync_after_gap",
+     .type = KVL_OPTION_BOOL,
+     .value = "no",
+     .flags = KVL_OPTION_RELOADABLE,
+     .help = "ask for a full sync after a gap in a worker's events"},
+    {.name = "worker_ttl",
+     .type = KVL_OPTION_DURATION,
+     .value = "0",
+     .min = 0,
+     .max = 86400000,
+     .flags = KVL_OPTION_RELOADABLE,
+     .help = "lookups leave out workers that are silent for longer; 0 = never"},
+};
+
 #define COUNT(options) ((uint32_t)(sizeof(options) / sizeof((options)[0])))
 
 /* Everything between the file and the instance; the file's errors are in `config`. */
@@ -76,6 +111,7 @@ struct plan {
     struct kvl_config config;
     struct kvl_settings kvlane;
     struct kvl_settings store;
+    struct kvl_settings registry;
     char module_path[PATH_MAX];
 };
 
@@ -102,16 +138,21 @@ uint32_t kvl_core_fork_generation(void)
 
 /* ---- reading the file ---- */
 
-static const char *const core_sections[] = {"kvlane", "store"};
+static const char *const core_sections[] = {"kvlane", "store", "registry"};
 
 static int is_core_section(const char *name)
 {
-    return strcmp(name, core_sections[0]) == 0 || strcmp(name, core_sections[1]) == 0;
+    for (size_t i = 0; i < COUNT(core_sections); i++) {
+        if (strcmp(name, core_sections[i]) == 0) {
+            return 1;
+        }
+    }
+    return 0;
 }
 
 static const char *near_core_section(const char *name)
 {
-    return kvl_name_nearest(name, core_sections, 2);
+    return kvl_name_nearest(name, core_sections, COUNT(core_sections));
 }
 
 /* A list is text to the option table; what is in it is looked at here. */
@@ -127,6 +168,14 @@ static void check_quotas(struct plan *plan)
     free(scratch);
 }
 
+static int plan_section(struct plan *plan, const char *name, struct kvl_settings *settings,
+                        struct kvl_err *err)
+{
+    int r = kvl_config_apply(&plan->config, kvl_config_find(&plan->config, name), settings, 1);
+
+    return r < 0 ? kvl_err_set(err, r, 0, "config: %s", strerror(-r)) : 0;
+}
+
 static int plan_init(struct plan *plan, const struct kvl_open_params *params, struct kvl_err *err)
 {
     const struct kvl_setting *path;
@@ -136,18 +185,15 @@ static int plan_init(struct plan *plan, const struct kvl_open_params *params, st
         (struct kvl_settings){.options = kvlane_options, .option_count = COUNT(kvlane_options)};
     plan->store =
         (struct kvl_settings){.options = store_options, .option_count = COUNT(store_options)};
+    plan->registry =
+        (struct kvl_settings){.options = registry_options, .option_count = COUNT(registry_options)};
     r = kvl_config_init(&plan->config, params, err);
-    if (r == 0) {
-        r = kvl_config_apply(&plan->config, kvl_config_find(&plan->config, "kvlane"), &plan->kvlane,
-                             1);
+    if (r < 0) {
+        return r;
     }
-    if (r == 0) {
-        r = kvl_config_apply(&plan->config, kvl_config_find(&plan->config, "store"), &plan->store,
-                             1);
-        if (r < 0) {
-            kvl_err_set(err, r, 0, "config: %s", strerror(-r));
-        }
-    }
+    r = plan_section(plan, "kvlane", &plan->kvlane, err);
+    r = r == 0 ? plan_section(plan, "store", &plan->store, err) : r;
+    r = r == 0 ? plan_section(plan, "registry", &plan->registry, err) : r;
     if (r < 0) {
         return r;
     }
@@ -166,17 +212,21 @@ static void plan_keep(struct plan *plan, struct kvl_instance *instance)
 {
     kvl_settings_fini(&instance->kvlane_settings);
     kvl_settings_fini(&instance->store_settings);
+    kvl_settings_fini(&instance->registry_settings);
     instance->kvlane_settings = plan->kvlane;
     instance->store_settings = plan->store;
+    instance->registry_settings = plan->registry;
     instance->section_count = plan->config.section_count;
     plan->kvlane.values = NULL;
     plan->store.values = NULL;
+    plan->registry.values = NULL;
 }
 
 static void plan_fini(struct plan *plan)
 {
     kvl_settings_fini(&plan->kvlane);
     kvl_settings_fini(&plan->store);
+    kvl_settings_fini(&plan->registry);
     kvl_config_fini(&plan->config);
 }
 
@@ -302,10 +352,12 @@ static void free_instance(struct kvl_instance *instance)
     }
     kvl_flights_destroy(instance->flights);
     kvl_hints_destroy(instance->hints);
+    kvl_registry_destroy(instance->registry);
     kvl_store_destroy(instance->store);
     pthread_mutex_destroy(&instance->life);
     kvl_settings_fini(&instance->kvlane_settings);
     kvl_settings_fini(&instance->store_settings);
+    kvl_settings_fini(&instance->registry_settings);
     free(instance->stats_socket);
     free(instance);
 }
@@ -335,6 +387,30 @@ static void watcher_removed(void *ctx, const struct kvl_key *key)
     kvl_tier_removed(atomic_load(&instance->tier), key);
 }
 
+/* Backends are made one after the other, so nobody else does this at the same time. */
+static struct kvl_registry *watcher_registry(void *ctx)
+{
+    struct kvl_instance *instance = ctx;
+
+    if (instance->registry == NULL &&
+        kvl_registry_create(&instance->registry_params, &instance->registry) < 0) {
+        return NULL;
+    }
+    return instance->registry;
+}
+
+static struct kvl_registry_settings registry_settings(const struct plan *plan)
+{
+    const struct kvl_settings *from = &plan->registry;
+
+    return (struct kvl_registry_settings){
+        .sync_timeout_ms = (uint64_t)kvl_settings_get(from, "sync_timeout")->number,
+        .worker_ttl_ms = (uint64_t)kvl_settings_get(from, "worker_ttl")->number,
+        .sync_threshold = (uint32_t)kvl_settings_get(from, "sync_threshold")->number,
+        .resync_after_gap = (uint32_t)kvl_settings_get(from, "resync_after_gap")->number,
+    };
+}
+
 static int build(const struct kvl_open_params *params, int create,
                  struct kvl_instance **instance_out, struct kvl_err *err)
 {
@@ -353,6 +429,7 @@ static int build(const struct kvl_open_params *params, int create,
         .fetch = watcher_fetch,
         .removed = watcher_removed,
         .locate = kvl_peer_locate,
+        .registry = watcher_registry,
     };
     instance->fork_generation = kvl_core_fork_generation();
     instance->opened_ms = kvl_now_ms();
@@ -362,6 +439,10 @@ static int build(const struct kvl_open_params *params, int create,
         instance->log.level = (int)kvl_settings_get(&plan.kvlane, "log_level")->number;
         atomic_store(&instance->default_deadline_ms,
                      (uint64_t)kvl_settings_get(&plan.kvlane, "deadline")->number);
+        instance->registry_params = (struct kvl_registry_params){
+            .max_bytes = (uint64_t)kvl_settings_get(&plan.registry, "memory")->number,
+            .settings = registry_settings(&plan),
+        };
         instance->stats_socket = strdup(kvl_settings_get(&plan.kvlane, "stats_socket")->text);
         r = create ? make_store(instance, &plan, params, err) : 0;
     }
@@ -426,6 +507,11 @@ static void apply_core(struct kvl_instance *instance, const struct plan *plan)
                  (uint64_t)kvl_settings_get(&plan->kvlane, "deadline")->number);
     kvl_store_set_max_chunks(instance->store,
                              (uint64_t)kvl_settings_get(&plan->store, "max_chunks")->number);
+    if (instance->registry != NULL) {
+        const struct kvl_registry_settings settings = registry_settings(plan);
+
+        kvl_registry_configure(instance->registry, &settings);
+    }
 }
 
 /* Looks at every section; with `apply` takes it over. One that went needs a restart. */
@@ -468,6 +554,8 @@ int kvl_core_reload(struct kvl_instance *instance, const struct kvl_open_params 
     if (r == 0) {
         restart += core_restarts(instance, "kvlane", &instance->kvlane_settings, &plan.kvlane);
         restart += core_restarts(instance, "store", &instance->store_settings, &plan.store);
+        restart +=
+            core_restarts(instance, "registry", &instance->registry_settings, &plan.registry);
         restart += plan.config.section_count > instance->section_count; /* one came */
         apply_core(instance, &plan);
         r = reload_backends(instance, &plan, 1, &restart, &scratch);

@@ -11,6 +11,7 @@
 #include <pthread.h>
 
 #include "hints.h"
+#include "registry.h"
 #include "route.h"
 #include "stats.h"
 #include "store.h"
@@ -28,6 +29,8 @@ struct kvl_instance {
     char *stats_socket; /* owned; "" = none */
     struct kvl_store *store;
     struct kvl_hints *hints;
+    struct kvl_registry *registry; /* NULL until a backend needs it */
+    struct kvl_registry_params registry_params;
     struct kvl_flights *flights;
     struct kvl_route route;
     struct kvl_counters counters;
@@ -37,6 +40,7 @@ struct kvl_instance {
     /* What the file said last, to tell what a reload changes. */
     struct kvl_settings kvlane_settings;
     struct kvl_settings store_settings;
+    struct kvl_settings registry_settings;
     size_t section_count;
 };
 

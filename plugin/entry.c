@@ -187,6 +187,16 @@ void kvl_entry_hide(struct kvl_store *store, uint32_t index)
     }
 }
 
+void kvl_entry_tell(struct kvl_store *store, uint32_t index, uint32_t kind)
+{
+    if (store->is_told) {
+        const struct kvl_entry *entry = kvl_entry_at(store, index);
+        const struct kvl_key key = {.text = entry->key, .length = entry->key_length};
+
+        kvl_feed_add(&store->feed, &key, kind == KVL_KEY_ADMIT ? entry->bytes : 0, kind);
+    }
+}
+
 static void evict_entry(struct kvl_store *store, uint32_t at)
 {
     const struct kvl_entry *entry = kvl_entry_at(store, at);
@@ -197,6 +207,7 @@ static void evict_entry(struct kvl_store *store, uint32_t at)
         store->stats.lost++;
         store->events.lost(store->events.ctx, &key);
     }
+    kvl_entry_tell(store, at, KVL_KEY_EVICT);
     kvl_entry_hide(store, at);
     store->stats.evictions++;
 }

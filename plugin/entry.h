@@ -11,6 +11,7 @@
 
 #include "arena.h"
 #include "evict.h"
+#include "feed.h"
 #include "quota.h"
 #include "store.h"
 
@@ -64,6 +65,8 @@ struct kvl_store {
     uint64_t max_chunks;
     int checksum;
     struct kvl_store_events events;
+    struct kvl_feed feed; /* has a lock of its own, taken behind this one */
+    bool is_told; /* feed has a reader */
     int spare_unwritten; /* evict only what the tier below has */
     uint32_t epochs[KVL_ENTRY_EPOCHS]; /* by hash of the key: grows with each new value */
     struct kvl_store_stats stats;
@@ -99,6 +102,9 @@ void kvl_entry_index_grow(struct kvl_store *store);
 
 /** Counts as use. */
 void kvl_entry_touch(struct kvl_store *store, uint32_t index);
+
+/** Tells the reader of the store's changes, if there is one: KVL_KEY_ADMIT, KVL_KEY_EVICT. */
+void kvl_entry_tell(struct kvl_store *store, uint32_t index, uint32_t kind);
 
 /** Takes a live entry out of sight; its memory goes when the last lease does. */
 void kvl_entry_hide(struct kvl_store *store, uint32_t index);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 
+#include "chunk_id.h"
 #include "route.h"
 #include "thread.h"
 
@@ -165,6 +166,24 @@ static int host_health(const struct kvl_host *host, uint32_t location,
     return watcher->health(watcher->ctx, location, health_out);
 }
 
+static int host_chunk_id(const struct kvl_host *host, const struct kvl_key *key,
+                         struct kvl_chunk_id *id_out)
+{
+    (void)host;
+    return kvl_chunk_id_of(key, id_out);
+}
+
+static int host_store_events(const struct kvl_host *host, struct kvl_store_event *events_out,
+                             uint32_t room, uint64_t deadline_ms)
+{
+    return kvl_store_read_events(backend_of(host)->store, host->ctx, events_out, room, deadline_ms);
+}
+
+static void host_store_events_wake(const struct kvl_host *host)
+{
+    kvl_store_wake_reader(backend_of(host)->store, host->ctx);
+}
+
 void kvl_host_init(struct kvl_backend *backend)
 {
     backend->host = (struct kvl_host){
@@ -193,5 +212,8 @@ void kvl_host_init(struct kvl_backend *backend)
         .health = host_health,
         .store_export = host_store_export,
         .locate = host_locate,
+        .chunk_id = host_chunk_id,
+        .store_events = host_store_events,
+        .store_events_wake = host_store_events_wake,
     };
 }

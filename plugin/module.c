@@ -16,7 +16,7 @@
 #include "config.h"
 #include "option.h"
 
-#define KNOWN_NEEDS (KVL_NEED_STORE | KVL_NEED_EXPORT)
+#define KNOWN_NEEDS (KVL_NEED_STORE | KVL_NEED_REGISTRY | KVL_NEED_EXPORT)
 #define MAX_NAMES 64
 #define MAX_OPTIONS 256
 

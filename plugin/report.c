@@ -92,6 +92,29 @@ static void store_stats(struct kvl_instance *instance, struct prefixed *to)
     add_prefixed(to, "reserved", stats.reserved);
 }
 
+static void registry_stats(struct kvl_instance *instance, struct prefixed *to)
+{
+    struct kvl_registry_stats stats = {.size = sizeof(stats)};
+
+    if (instance->registry == NULL) {
+        return;
+    }
+    kvl_registry_stats(instance->registry, &stats);
+    to->prefix = "registry";
+    add_prefixed(to, "instances", stats.instances);
+    add_prefixed(to, "workers", stats.workers);
+    add_prefixed(to, "workers_syncing", stats.syncing);
+    add_prefixed(to, "workers_completed", stats.completed);
+    add_prefixed(to, "workers_silent", stats.silent);
+    add_prefixed(to, "keys", stats.keys);
+    add_prefixed(to, "chunks", stats.chunks);
+    add_prefixed(to, "used_bytes", stats.bytes);
+    add_prefixed(to, "max_bytes", stats.bytes_max);
+    add_prefixed(to, "dropped", stats.dropped);
+    add_prefixed(to, "gaps", stats.gaps);
+    add_prefixed(to, "missing_batches", stats.missing_batches);
+}
+
 static void core_stats(struct kvl_instance *instance, struct prefixed *to)
 {
     struct kvl_counters *counters = &instance->counters;
@@ -120,6 +143,7 @@ void kvl_core_stats(struct kvl_instance *instance, kvl_stat_fn fn, void *ctx)
 
     store_stats(instance, &to);
     core_stats(instance, &to);
+    registry_stats(instance, &to);
     kvl_tier_stats(atomic_load(&instance->tier), fn, ctx);
     for (uint32_t i = 0; i < instance->route.count; i++) {
         const struct kvl_backend *backend = instance->route.backends[i];

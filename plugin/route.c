@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "host.h"
+#include "registry.h"
 
 /* The keys that every backend section has, whatever the backend. */
 static const struct kvl_option core_options[] = {
@@ -185,6 +186,19 @@ int kvl_backend_reload(struct kvl_backend *backend, struct kvl_config *config,
     return backend->module.ops.reload(backend->self, err);
 }
 
+static int give_registry(struct kvl_backend *backend, struct kvl_err *err)
+{
+    if ((backend->module.desc.needs & KVL_NEED_REGISTRY) == 0) {
+        return 0;
+    }
+    backend->host.registry = backend->watcher->registry(backend->watcher->ctx);
+    if (backend->host.registry == NULL) {
+        return kvl_err_set(err, -ENOMEM, 0, "%s: no memory for the registry", backend->name);
+    }
+    backend->host.registry_ops = &kvl_registry_table;
+    return 0;
+}
+
 /* The backend's own check, or its create. Not called when the file has errors already. */
 static int make_instance(const struct kvl_route_context *context, struct kvl_backend *backend,
                          const struct kvl_config_section *section, int create, struct kvl_err *err)
@@ -201,6 +215,10 @@ static int make_instance(const struct kvl_route_context *context, struct kvl_bac
     }
     if (!create || context->config->error_count > 0) {
         return 0;
+    }
+    r = give_registry(backend, err);
+    if (r < 0) {
+        return r;
     }
     err->text[0] = '\0';
     r = ops->create(&backend->host, &backend->self, err);

@@ -45,6 +45,7 @@ struct kvl_watcher {
     void (*removed)(void *ctx, const struct kvl_key *key); /* a peer took it out of the store */
     int (*locate)(void *ctx, const struct kvl_chunk_id *ids, uint32_t count, uint64_t deadline_ms,
                   kvl_locate_fn fn, void *fn_ctx);
+    struct kvl_registry *(*registry)(void *ctx); /* made at the first call; NULL = no memory */
 };
 
 struct kvl_backend {

@@ -35,6 +35,7 @@ int kvl_store_create(const struct kvl_store_params *params, struct kvl_store **s
         return r;
     }
     pthread_mutex_init(&store->lock, NULL);
+    kvl_feed_init(&store->feed);
     store->bucket_mask = FIRST_BUCKETS - 1;
     store->unused = KVL_ENTRY_NONE;
     store->max_chunks = params->max_chunks;
@@ -84,6 +85,7 @@ uint64_t kvl_store_destroy(struct kvl_store *store)
     kvl_evict_fini(&store->evict);
     free(store->quota);
     free(store->buckets);
+    kvl_feed_fini(&store->feed);
     pthread_mutex_destroy(&store->lock);
     free(store);
     return out;
@@ -201,6 +203,7 @@ int kvl_store_verify(struct kvl_store *store, const struct kvl_view *view)
     store->stats.corrupt++;
     entry = kvl_entry_of(store, view->lease, &index);
     if (entry != NULL && entry->state == KVL_ENTRY_LIVE) {
+        kvl_entry_tell(store, index, KVL_KEY_EVICT);
         kvl_entry_hide(store, index);
     }
     pthread_mutex_unlock(&store->lock);
@@ -333,6 +336,9 @@ static int commit(struct kvl_store *store, uint64_t slot, const uint32_t *read,
     if (old != KVL_ENTRY_NONE) {
         kvl_entry_hide(store, old);
     }
+    if (old == KVL_ENTRY_NONE) {
+        kvl_entry_tell(store, index, KVL_KEY_ADMIT);
+    }
     entry->state = KVL_ENTRY_LIVE;
     entry->below = KVL_BELOW_NO;
     store->stats.reserved--;
@@ -399,6 +405,7 @@ int kvl_store_remove(struct kvl_store *store, const struct kvl_key *key)
     ++*epoch_of(store, hash);
     at = kvl_entry_find(store, key, hash);
     if (at != KVL_ENTRY_NONE) {
+        kvl_entry_tell(store, at, KVL_KEY_EVICT);
         kvl_entry_hide(store, at);
     }
     pthread_mutex_unlock(&store->lock);
@@ -419,6 +426,27 @@ void kvl_store_trim(struct kvl_store *store)
            kvl_entry_evict_one(store) == 0) {
     }
     pthread_mutex_unlock(&store->lock);
+}
+
+/* ---- who is told what changes ---- */
+
+int kvl_store_read_events(struct kvl_store *store, const void *reader,
+                          struct kvl_store_event *events_out, uint32_t room, uint64_t deadline_ms)
+{
+    int r = kvl_feed_open(&store->feed, reader);
+
+    if (r < 0) {
+        return r;
+    }
+    pthread_mutex_lock(&store->lock);
+    store->is_told = true;
+    pthread_mutex_unlock(&store->lock);
+    return kvl_feed_read(&store->feed, events_out, room, deadline_ms);
+}
+
+void kvl_store_wake_reader(struct kvl_store *store, const void *reader)
+{
+    kvl_feed_wake(&store->feed, reader);
 }
 
 /* ---- the tier below ---- */

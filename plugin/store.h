@@ -132,6 +132,17 @@ void kvl_store_trim(struct kvl_store *store);
 /** Calls `fn` with copies of all keys, no lock held. @return 0; -ENOMEM; what `fn` returned. */
 int kvl_store_list(struct kvl_store *store, kvl_key_fn fn, void *ctx);
 
+/**
+ * As store_events of <kvlane/host.h>: waits for chunks that came (not those that replace one of the
+ * same key) or went, and takes them in the order in which that happened to each key. `reader` tells
+ * readers apart. @return as there; -ENOMEM.
+ */
+int kvl_store_read_events(struct kvl_store *store, const void *reader,
+                          struct kvl_store_event *events_out, uint32_t room, uint64_t deadline_ms);
+
+/** As store_events_wake. */
+void kvl_store_wake_reader(struct kvl_store *store, const void *reader);
+
 /** Sets or, with NULL, clears the listener. With one, chunks are written below before they go. */
 void kvl_store_listen(struct kvl_store *store, const struct kvl_store_events *events);
 

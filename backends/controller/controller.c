@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * LMCache's cache controller on the wire. Role controller: workers report to us who holds which
- * chunk, and ask us. The registry of the instance keeps the answers.
+ * chunk, and ask us. The registry of the instance keeps the answers. Role worker: we report what our
+ * store holds.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -23,6 +24,7 @@ struct controller {
 
 static const struct controller_role *const controller_roles[] = {
     [CONTROLLER_ROLE_CONTROLLER] = &controller_role_controller,
+    [CONTROLLER_ROLE_WORKER] = &controller_role_worker,
 };
 
 static int controller_check(const struct kvl_host *host, struct kvl_err *err)
@@ -32,20 +34,26 @@ static int controller_check(const struct kvl_host *host, struct kvl_err *err)
     return controller_options_read(host, &options, err);
 }
 
+static int controller_has_registry(const struct kvl_host *host)
+{
+    return host->size >= offsetof(struct kvl_host, registry) + sizeof(host->registry) &&
+           host->registry != NULL;
+}
+
 static int controller_create(const struct kvl_host *host, void **self_out, struct kvl_err *err)
 {
     struct controller *controller;
     int r;
 
-    if (host->size < offsetof(struct kvl_host, registry) + sizeof(host->registry) ||
-        host->registry == NULL) {
-        return controller_err(err, -ENODEV, "controller: this libkvlane.so keeps no registry");
-    }
     controller = calloc(1, sizeof(*controller));
     if (controller == NULL) {
         return controller_err(err, -ENOMEM, "controller: no memory");
     }
     r = controller_options_read(host, &controller->options, err);
+    if (r == 0 && controller->options.role == CONTROLLER_ROLE_CONTROLLER &&
+        !controller_has_registry(host)) {
+        r = controller_err(err, -ENODEV, "controller: this libkvlane.so keeps no registry");
+    }
     if (r == 0) {
         controller->role = controller_roles[controller->options.role];
         r = controller->role->create(host, &controller->options, &controller->self, err);
@@ -103,6 +111,25 @@ static void controller_get_stats(void *self, kvl_stat_fn fn, void *ctx)
     controller->role->get_stats(controller->self, fn, ctx);
 }
 
+/* 0 would mean every bit of the description. */
+static void controller_get_limits(void *self, struct kvl_limits *limits_out)
+{
+    const struct controller *controller = self;
+
+    limits_out->caps = controller->role->locate != NULL ? KVL_CAP_LOCATE : ~KVL_CAP_LOCATE;
+}
+
+static int controller_locate(void *self, const struct kvl_chunk_id *ids, uint32_t count,
+                             uint64_t deadline_ms, kvl_locate_fn fn, void *ctx)
+{
+    struct controller *controller = self;
+
+    if (controller->role->locate == NULL) {
+        return -ENOTSUP;
+    }
+    return controller->role->locate(controller->self, ids, count, deadline_ms, fn, ctx);
+}
+
 static const struct kvl_backend_ops controller_ops = {
     .size = sizeof(struct kvl_backend_ops),
     .check = controller_check,
@@ -113,6 +140,8 @@ static const struct kvl_backend_ops controller_ops = {
     .destroy = controller_destroy,
     .get_health = controller_get_health,
     .get_stats = controller_get_stats,
+    .get_limits = controller_get_limits,
+    .locate = controller_locate,
 };
 
 static const struct kvl_backend_desc controller_desc = {
@@ -120,8 +149,8 @@ static const struct kvl_backend_desc controller_desc = {
     .size = sizeof(struct kvl_backend_desc),
     .abi_major = KVL_BACKEND_ABI_MAJOR,
     .abi_minor = KVL_BACKEND_ABI_MINOR,
-    .caps = 0,
-    .needs = KVL_NEED_REGISTRY,
+    .caps = KVL_CAP_LOCATE,
+    .needs = KVL_NEED_STORE | KVL_NEED_REGISTRY,
     .name = "controller",
     .version = "0.1.0",
     .build_id = KVL_BUILD_ID,

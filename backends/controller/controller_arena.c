@@ -4,9 +4,20 @@
 
 #include "controller_wire.h"
 
+/* Under the address sanitizer memory is out of bounds until it is taken, and after a reset. */
+#ifndef __has_feature
+#define __has_feature(feature) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
+#endif
+
 #define ARENA_FIRST_BYTES (64u << 10)
 #define ARENA_KEPT_BYTES (8u << 20) /* more than this is given back after the message */
-#define ARENA_ALIGN (sizeof(max_align_t))
+#define ARENA_ALIGN (_Alignof(max_align_t))
 
 struct arena_block {
     struct arena_block *next;
@@ -59,6 +70,8 @@ void controller_arena_reset(struct controller_arena *arena)
     } else if (arena->blocks != NULL && arena->blocks->next != NULL) {
         /* `total` stays, so the next block is as large as all of them were */
         arena_free_blocks(arena);
+    } else if (arena->blocks != NULL) {
+        ASAN_POISON_MEMORY_REGION(arena->blocks->bytes, arena->blocks->room);
     }
 }
 
@@ -72,6 +85,7 @@ static int arena_grow(struct controller_arena *arena, size_t bytes)
     if (block == NULL) {
         return -ENOMEM;
     }
+    ASAN_POISON_MEMORY_REGION(block->bytes, room);
     arena->total = arena->blocks == NULL ? room : arena->total + room;
     block->next = arena->blocks;
     block->room = room;
@@ -94,6 +108,7 @@ void *controller_arena_take(struct controller_arena *arena, size_t bytes)
         }
     }
     at = arena->blocks->bytes + arena->used;
+    ASAN_UNPOISON_MEMORY_REGION(at, bytes);
     arena->used += whole;
     return at;
 }

@@ -69,6 +69,37 @@ void controller_bind_address_for(const char *host, int32_t port, struct kvl_text
 
 /* ---- sockets ---- */
 
+static int bind_refuse(int code, const char *host, struct kvl_err *err)
+{
+    return controller_err(err, code,
+                          "controller: host '%s' is open to other machines and nobody is asked for "
+                          "a password: use a loopback address or set allow_remote = yes",
+                          host);
+}
+
+int controller_bind_check(const char *host, int allow_remote, struct kvl_err *err)
+{
+    struct kvl_sock_name name = {.port = 1};
+    struct kvl_sock_addr addr;
+    struct in6_addr any;
+    size_t count = 0;
+
+    if (allow_remote) {
+        return 0;
+    }
+    if (controller_bind_is_wide(host)) {
+        return bind_refuse(-EINVAL, host, err);
+    }
+    if (inet_pton(AF_INET, host, &any) != 1 && inet_pton(AF_INET6, host, &any) != 1) {
+        return 0;
+    }
+    (void)snprintf(name.host, sizeof(name.host), "%s", host);
+    if (kvl_sock_resolve(&name, 1, &addr, 1, &count) < 0 || kvl_sock_is_loopback(&addr)) {
+        return 0;
+    }
+    return bind_refuse(-EINVAL, host, err);
+}
+
 static int bind_resolve(const struct controller_options *options, int32_t port,
                         struct kvl_sock_addr *addr_out, struct kvl_err *err)
 {
@@ -87,10 +118,7 @@ static int bind_resolve(const struct controller_options *options, int32_t port,
                               "controller: cannot resolve host '%s'", options->host);
     }
     if (!kvl_sock_is_loopback(addr_out) && !options->allow_remote) {
-        return controller_err(err, -EACCES,
-                              "controller: host '%s' is open to other machines and nobody is asked "
-                              "for a password: use a loopback address or set allow_remote = yes",
-                              options->host);
+        return bind_refuse(-EACCES, options->host, err);
     }
     return 0;
 }

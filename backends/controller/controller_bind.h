@@ -23,6 +23,12 @@
 int controller_bind(void *zmq, const struct controller_options *options, int type, int32_t port,
                     unsigned io_thread, void **socket_out, int32_t *port_out, struct kvl_err *err);
 
+/**
+ * Refuses an address that is open to others when allow_remote is not set. Looks up no names: where
+ * `host` is one, controller_bind() finds out. @return 0; -EINVAL and err->text.
+ */
+int controller_bind_check(const char *host, int allow_remote, struct kvl_err *err);
+
 /** Prints `host:port` as a person would use it, with brackets around IPv6. */
 void controller_bind_print(const char *host, int32_t port, char *text_out, size_t size);
 

@@ -12,14 +12,17 @@
 /** SipHash of CPython: up to 3.10, and from 3.11 on. */
 enum controller_sip { CONTROLLER_SIP24, CONTROLLER_SIP13 };
 
-/** Third lane of the tuple: `()`, None as Python 3.12 and later hash it, or no lane given here. */
+/** Third lane of the tuple: `()`, or None as Python 3.12 and later hash it. */
 enum controller_extra { CONTROLLER_EXTRA_EMPTY, CONTROLLER_EXTRA_NONE };
 
 struct controller_hashing {
     int64_t none_hash; /* start of every chain */
     enum controller_extra extra;
-    uint32_t chunk_size; /* tokens */
+    uint32_t chunk_size; /* tokens, at least 1 */
 };
+
+/** Key of SipHash with PYTHONHASHSEED=seed. */
+void controller_hash_key(uint32_t seed, uint64_t key_out[2]);
 
 /** hash() of a str with PYTHONHASHSEED=seed; ASCII. */
 int64_t controller_hash_text(enum controller_sip sip, uint32_t seed, const char *text,
@@ -27,6 +30,9 @@ int64_t controller_hash_text(enum controller_sip sip, uint32_t seed, const char 
 
 /** hash() of an int given as 64 bits and sign. */
 int64_t controller_hash_int(const struct kvl_chunk_id *number);
+
+/** hash() of a tuple of ints, Python 3.8 and later. */
+int64_t controller_hash_ints(const struct kvl_chunk_id *numbers, uint32_t count);
 
 /** NONE_HASH of a process with vLLM and PYTHONHASHSEED=seed. */
 int64_t controller_hash_none(enum controller_sip sip, uint32_t seed);

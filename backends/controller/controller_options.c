@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "controller_bind.h"
+
 #define DAY_MS (24ll * 3600 * 1000)
 #define PORT_MAX 65535
 #define SEED_MAX 4294967295ll
@@ -57,6 +59,41 @@ const struct kvl_option controller_option_table[CONTROLLER_OPTION_COUNT] = {
      "longest list in a message; more is a bad frame"},
     {"max_batches", KVL_OPTION_INT, 0, "65536", NULL, 1, 1 << 20,
      "most batches of one full sync; more are refused"},
+
+    {"instance_id", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "role worker: name of this engine; the same for all its ranks"},
+    {"worker_id", KVL_OPTION_INT, 0, "0", NULL, 0, 1 << 20, "role worker: our rank"},
+    {"controller_pull_url", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "role worker: host:port for events"},
+    {"controller_reply_url", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "role worker: host:port for questions"},
+    {"worker_port", KVL_OPTION_INT, 0, "0", NULL, 0, PORT_MAX,
+     "role worker: for control calls; 0 lets the kernel pick"},
+    {"ip", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "role worker: address the controller is told; unset = found"},
+    {"peer_init_url", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "role worker: host:port where peers ask for chunks; unset = none"},
+    {"location", KVL_OPTION_STRING, 0, "LocalCPUBackend", NULL, 0, 0,
+     "role worker: name of the own store"},
+    {"heartbeat_delay", KVL_OPTION_DURATION, 0, "10s", NULL, 0, DAY_MS,
+     "role worker: from the registration to the first heartbeat"},
+    {"heartbeat_time", KVL_OPTION_DURATION, 0, "10s", NULL, 10, DAY_MS,
+     "role worker: between heartbeats"},
+    {"batch_size", KVL_OPTION_INT, 0, "50", NULL, 1, 65536, "role worker: events of one message"},
+    {"batch_timeout", KVL_OPTION_DURATION, 0, "10ms", NULL, 0, 60 * 1000,
+     "role worker: longest wait of an event for its message"},
+    {"recv_timeout", KVL_OPTION_DURATION, 0, "30s", NULL, 10, 3600 * 1000,
+     "role worker: longest wait for an answer"},
+    {"send_timeout", KVL_OPTION_DURATION, 0, "10s", NULL, 10, 3600 * 1000,
+     "role worker: longest wait until a message can be sent"},
+    {"sync_batch_size", KVL_OPTION_INT, 0, "2000", NULL, 1, 1 << 20,
+     "role worker: keys of one batch of a full sync"},
+    {"sync_startup_delay", KVL_OPTION_DURATION, 0, "5s", NULL, 0, 3600 * 1000,
+     "role worker: a full sync begins after a random part of it"},
+    {"pin_time", KVL_OPTION_DURATION, 0, "300s", NULL, 1, DAY_MS,
+     "role worker: how long chunks stay that the controller pinned"},
+    {"pin_budget", KVL_OPTION_SIZE, 0, "256MiB", NULL, 0, 0,
+     "role worker: most bytes that are pinned at a time"},
 };
 
 int controller_err(struct kvl_err *err, int code, const char *fmt, ...)
@@ -90,6 +127,33 @@ static struct kvl_setting options_get(const struct kvl_host *host, const char *n
 
 /* ---- role controller ---- */
 
+static int options_none_hash(const struct kvl_host *host, struct controller_options *options,
+                             struct kvl_err *err)
+{
+    const char *text = options_get(host, "none_hash").text;
+    struct kvl_setting seed = options_get(host, "hash_seed");
+    enum controller_sip sip =
+        options_get(host, "hash_sip").number == 0 ? CONTROLLER_SIP13 : CONTROLLER_SIP24;
+    char *end;
+
+    if (text[0] == '\0') {
+        options->hashing.none_hash =
+            seed.text[0] != '\0' ? controller_hash_none(sip, (uint32_t)seed.number) : 0;
+        return 0;
+    }
+    if (seed.text[0] != '\0') {
+        return controller_err(err, -EINVAL,
+                              "controller: hash_seed and none_hash say the same thing, give one");
+    }
+    errno = 0;
+    options->hashing.none_hash = strtoll(text, &end, 10);
+    if (errno != 0 || end == text || *end != '\0') {
+        return controller_err(err, -EINVAL,
+                              "controller: none_hash '%s' is no signed 64-bit integer", text);
+    }
+    return 0;
+}
+
 static int options_read_controller(const struct kvl_host *host, struct controller_options *options,
                                    struct kvl_err *err)
 {
@@ -122,7 +186,10 @@ static int options_read_controller(const struct kvl_host *host, struct controlle
                               " ms",
                               options->health_check_interval_ms);
     }
-    return 0;
+    if (controller_bind_check(options->host, options->allow_remote, err) < 0) {
+        return -EINVAL;
+    }
+    return options_none_hash(host, options, err);
 }
 
 int controller_options_read(const struct kvl_host *host, struct controller_options *options_out,
@@ -136,6 +203,11 @@ int controller_options_read(const struct kvl_host *host, struct controller_optio
     };
     int r = options_read_controller(host, &options, err);
 
+    if (r == 0 && options.role == CONTROLLER_ROLE_WORKER) {
+        r = controller_worker_options_read(host, &options.worker, err);
+        options.worker.hashing = options.hashing;
+        options.worker.limits = options.limits;
+    }
     if (r == 0) {
         *options_out = options;
     }

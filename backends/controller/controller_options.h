@@ -10,6 +10,7 @@
 
 #include "controller_hash.h"
 #include "controller_wire.h"
+#include "controller_worker.h"
 
 enum controller_role_name { CONTROLLER_ROLE_CONTROLLER, CONTROLLER_ROLE_WORKER };
 
@@ -34,9 +35,11 @@ struct controller_options {
     uint64_t snapshot_interval_ms; /* 0 = only at the end */
     struct controller_limits limits; /* of a frame from outside */
     uint64_t batch_count_max; /* of one full sync */
+
+    struct controller_worker_options worker; /* role worker */
 };
 
-#define CONTROLLER_OPTION_COUNT 22u
+#define CONTROLLER_OPTION_COUNT 40u
 extern const struct kvl_option controller_option_table[CONTROLLER_OPTION_COUNT];
 
 /**
@@ -45,6 +48,14 @@ extern const struct kvl_option controller_option_table[CONTROLLER_OPTION_COUNT];
  */
 int controller_options_read(const struct kvl_host *host, struct controller_options *options_out,
                             struct kvl_err *err);
+
+/**
+ * The part of role worker, without what it shares with the other role.
+ * @return 0; -EINVAL and err->text.
+ */
+int controller_worker_options_read(const struct kvl_host *host,
+                                   struct controller_worker_options *options_out,
+                                   struct kvl_err *err);
 
 /** Fills `err` as far as its size reaches. `err` may be NULL. @return `code`. */
 int controller_err(struct kvl_err *err, int code, const char *fmt, ...) KVL_PRINTF(3, 4);

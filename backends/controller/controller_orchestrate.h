@@ -16,13 +16,17 @@ struct controller_server;
  * HealthMsg, CheckFinishMsg or QueryWorkerInfoMsg. From any thread, several at once; an order that
  * goes to workers blocks until all have answered, or up to the option control_timeout.
  *
- * @param request  its event_id comes back in the reply; may lie in memory of any arena but `arena`
- * @param arena    holds what reply_out points to; not reset by this call
+ * @param request  outlives the reply, which borrows event_id from it
+ * @param arena    holds what else reply_out points to; not reset by this call
  * @param reply_out  the ...RetMsg that goes with the request, or CONTROLLER_ERROR with the text
  * @return 0 also for CONTROLLER_ERROR; -EINVAL not such a message; -ECANCELED the server stops;
  *         -ENOMEM.
  */
 int controller_orchestrate(struct controller_server *server, const struct controller_msg *request,
                            struct controller_arena *arena, struct controller_msg *reply_out);
+
+/** A random UUID of version 4 as text, with its terminator, for event ids. */
+#define CONTROLLER_UUID_ROOM 37u
+void controller_orchestrate_uuid(char text_out[CONTROLLER_UUID_ROOM]);
 
 #endif /* KVL_CONTROLLER_ORCHESTRATE_H */

@@ -10,10 +10,10 @@
 /* ---- errors, in the words of msgspec ---- */
 
 static const char *const read_type_names[] = {
-    [KVL_PACK_NIL] = "None",    [KVL_PACK_BOOL] = "bool",   [KVL_PACK_INT] = "int",
-    [KVL_PACK_FLOAT] = "float", [KVL_PACK_TEXT] = "str",    [KVL_PACK_BYTES] = "bytes",
-    [KVL_PACK_ARRAY] = "array", [KVL_PACK_MAP] = "object",  [KVL_PACK_EXT] = "ext",
-    [KVL_PACK_BAD] = "unknown", [KVL_PACK_END] = "nothing",
+    [KVL_PACK_NIL] = "None",    [KVL_PACK_BOOL] = "bool",  [KVL_PACK_INT] = "int",
+    [KVL_PACK_FLOAT] = "float", [KVL_PACK_TEXT] = "str",   [KVL_PACK_BYTES] = "bytes",
+    [KVL_PACK_ARRAY] = "array", [KVL_PACK_MAP] = "object", [KVL_PACK_EXT] = "ext",
+    [KVL_PACK_BAD] = "unknown",
 };
 
 /* The text goes into an ErrorMsg, so a cut must not leave half a character. */
@@ -80,15 +80,69 @@ int controller_read_fail(struct controller_reader *in, int r, const struct contr
 }
 
 int controller_read_invalid(struct controller_reader *in, const struct controller_at *at,
-                            const char *what, struct kvl_text value)
+                            struct kvl_text value)
 {
     in->error[0] = 0;
-    read_append(in, what, strlen(what));
-    read_append(in, " '", 2);
+    read_append(in, "Invalid value '", 15);
     read_append(in, value.text, value.length);
     read_append(in, "'", 1);
     read_append_at(in, at);
     return -EPROTO;
+}
+
+/* Bytes of the character that begins here. */
+static size_t read_character(const char *text)
+{
+    const uint8_t lead = (uint8_t)text[0];
+
+    return lead < 0xc0 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+}
+
+/* What repr() of Python writes for the characters that have a name there. */
+static const char *read_escape(char c, char quote)
+{
+    switch (c) {
+    case '\n':
+        return "\\n";
+    case '\r':
+        return "\\r";
+    case '\t':
+        return "\\t";
+    case '\\':
+        return "\\\\";
+    case '\'':
+        return quote == '\'' ? "\\'" : NULL;
+    default:
+        return NULL;
+    }
+}
+
+/* As repr(), but what it escapes beyond Latin-1 stays as it is. */
+static void read_append_repr(struct controller_reader *in, struct kvl_text value)
+{
+    const int has_single = memchr(value.text, '\'', value.length) != NULL;
+    const int has_double = memchr(value.text, '"', value.length) != NULL;
+    const char quote = has_single && !has_double ? '"' : '\'';
+    const char *escape;
+    char number[8];
+    size_t step;
+    uint8_t code;
+
+    read_append(in, &quote, 1);
+    for (const char *at = value.text; at < value.text + value.length; at += step) {
+        step = read_character(at);
+        code = (uint8_t)*at == 0xc2 ? (uint8_t)at[1] : (uint8_t)*at;
+        escape = read_escape(*at, quote);
+        if (escape != NULL) {
+            read_append(in, escape, 2);
+        } else if (step < 3 && (code < 0x20 || (code >= 0x7f && code <= 0xa0) || code == 0xad)) {
+            (void)snprintf(number, sizeof(number), "\\x%02x", code);
+            read_append(in, number, 4);
+        } else {
+            read_append(in, at, step);
+        }
+    }
+    read_append(in, &quote, 1);
 }
 
 /* What stopped the reader itself. */
@@ -105,23 +159,19 @@ static int read_broken(struct controller_reader *in, int r)
                                 kvl_pack_offset(&in->pack));
 }
 
-/* Another type comes next. A number that is cut off is told as such, a text is not looked at. */
-int controller_read_unexpected(struct controller_reader *in, const struct controller_at *at,
-                               const char *expected)
+/* Another type comes next. msgspec reads it before it complains. */
+static int read_unexpected(struct controller_reader *in, const struct controller_at *at,
+                           const char *expected)
 {
-    const enum kvl_pack_type type = kvl_pack_peek(&in->pack);
     struct kvl_pack ahead = in->pack;
     struct kvl_pack_item item;
-    int r = 0;
+    int r = kvl_pack_read(&ahead, &item);
 
-    if (type != KVL_PACK_TEXT && type != KVL_PACK_BYTES) {
-        r = kvl_pack_read(&ahead, &item);
-    }
     if (r < 0) {
         return read_broken(in, r);
     }
     return controller_read_fail(in, -EPROTO, at, "Expected `%s`, got `%s`", expected,
-                                read_type_names[type]);
+                                read_type_names[item.type]);
 }
 
 /* A typed read said `r`. */
@@ -129,7 +179,7 @@ static int read_refused(struct controller_reader *in, int r, const struct contro
                         const char *expected)
 {
     if (r == -EINVAL) {
-        return controller_read_unexpected(in, at, expected);
+        return read_unexpected(in, at, expected);
     }
     if (r == -ERANGE) {
         return controller_read_fail(in, -EMSGSIZE, at, "Integer out of range");
@@ -156,34 +206,65 @@ static int read_raw_text(struct controller_reader *in, const struct controller_a
     return 0;
 }
 
-int controller_read_text(struct controller_reader *in, const struct controller_at *at,
-                         const char *expected, struct kvl_text *text_out)
+static int read_check_utf8(struct controller_reader *in, const struct controller_at *at,
+                           struct kvl_text text)
 {
-    struct kvl_text text;
-    int r = read_raw_text(in, at, expected, &text);
-
-    if (r < 0) {
-        return r;
-    }
     if (!kvl_pack_is_utf8(text.text, text.length)) {
         return controller_read_fail(in, -EILSEQ, at, "String is not UTF-8");
     }
-    *text_out = text;
     return 0;
 }
 
-/* Name of a field. Strange ones are passed over, so their bytes are not checked. */
+int controller_read_text(struct controller_reader *in, const struct controller_at *at,
+                         const char *expected, struct kvl_text *text_out)
+{
+    struct kvl_text text = {0};
+    int r = read_raw_text(in, at, expected, &text);
+
+    if (r == 0) {
+        r = read_check_utf8(in, at, text);
+    }
+    if (r == 0) {
+        *text_out = text;
+    }
+    return r;
+}
+
+/* Where nothing but a text makes sense, msgspec does not read anything else, and says null. */
+static int read_word(struct controller_reader *in, const struct controller_at *at,
+                     struct kvl_text *word_out)
+{
+    const enum kvl_pack_type type = kvl_pack_peek(&in->pack);
+
+    if (type != KVL_PACK_TEXT && type != KVL_PACK_END) {
+        return controller_read_fail(in, -EPROTO, at, "Expected `str`, got `%s`",
+                                    type == KVL_PACK_NIL ? "null" : read_type_names[type]);
+    }
+    return read_raw_text(in, at, "str", word_out);
+}
+
+/* Strange names are passed over, so their bytes are not checked. */
 int controller_read_name(struct controller_reader *in, const struct controller_at *at,
                          struct kvl_text *name_out)
 {
     const struct controller_at key = {.up = at, .index = CONTROLLER_AT_KEY};
-    const enum kvl_pack_type type = kvl_pack_peek(&in->pack);
 
-    if (type != KVL_PACK_TEXT && type != KVL_PACK_END) { /* not even read */
-        return controller_read_fail(in, -EPROTO, &key, "Expected `str`, got `%s`",
-                                    read_type_names[type]);
+    return read_word(in, &key, name_out);
+}
+
+int controller_read_tag(struct controller_reader *in, const struct controller_at *at,
+                        struct kvl_text *tag_out)
+{
+    struct kvl_text tag = {0};
+    int r = read_word(in, at, &tag);
+
+    if (r == 0) {
+        r = read_check_utf8(in, at, tag);
     }
-    return read_raw_text(in, &key, "str", name_out);
+    if (r == 0) {
+        *tag_out = tag;
+    }
+    return r;
 }
 
 int controller_read_opt_text(struct controller_reader *in, const struct controller_at *at,
@@ -263,7 +344,7 @@ int controller_read_opt_bool(struct controller_reader *in, const struct controll
 int controller_read_op_type(struct controller_reader *in, const struct controller_at *at,
                             uint32_t *kind_out)
 {
-    struct kvl_text text;
+    struct kvl_text text = {0};
     int r = controller_read_text(in, at, "str", &text);
 
     if (r < 0) {
@@ -274,7 +355,11 @@ int controller_read_op_type(struct controller_reader *in, const struct controlle
     } else if (text.length == 5 && memcmp(text.text, "evict", 5) == 0) {
         *kind_out = KVL_KEY_EVICT;
     } else {
-        return controller_read_invalid(in, at, "Invalid enum value", text);
+        in->error[0] = 0;
+        read_append(in, "Invalid enum value ", 19);
+        read_append_repr(in, text);
+        read_append_at(in, at);
+        return -EPROTO;
     }
     return 0;
 }

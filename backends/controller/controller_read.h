@@ -34,13 +34,9 @@ __attribute__((format(printf, 4, 5))) int controller_read_fail(struct controller
                                                                const struct controller_at *at,
                                                                const char *format, ...);
 
-/** The text is none of those allowed: `what 'value' - at ...`. */
+/** A tag is none of those known. @return -EPROTO */
 int controller_read_invalid(struct controller_reader *in, const struct controller_at *at,
-                            const char *what, struct kvl_text value);
-
-/** Another type than `expected` comes next. */
-int controller_read_unexpected(struct controller_reader *in, const struct controller_at *at,
-                               const char *expected);
+                            struct kvl_text value);
 
 /** `expected`: what msgspec calls the type, also with ` | null`. */
 int controller_read_text(struct controller_reader *in, const struct controller_at *at,
@@ -73,6 +69,9 @@ int controller_read_position(struct controller_reader *in, const struct controll
 /** Name of a field of the map at `at`; not checked to be UTF-8, a strange one matches none. */
 int controller_read_name(struct controller_reader *in, const struct controller_at *at,
                          struct kvl_text *name_out);
+/** Value of a field that says which record this is. */
+int controller_read_tag(struct controller_reader *in, const struct controller_at *at,
+                        struct kvl_text *tag_out);
 int controller_read_skip(struct controller_reader *in);
 
 /**

@@ -36,7 +36,7 @@ struct controller_field {
     uint8_t name_length;
     uint8_t kind; /* enum controller_kind */
     uint8_t has_default; /* otherwise it must be there */
-    int8_t fallback; /* of CONTROLLER_KIND_OPT_BOOL; the default of all others is zero bytes */
+    uint8_t fallback; /* of CONTROLLER_KIND_OPT_BOOL; the default of all others is zero bytes */
     uint32_t offset; /* in the record */
 };
 

@@ -4,30 +4,19 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <zmq.h>
 
-#include "controller_bind.h"
+#include "controller_http.h"
 #include "controller_role.h"
+#include "controller_state.h"
 
 #define IO_THREADS 2
 #define IO_PULL 0
 #define IO_REPLY 1
-
-struct controller_server {
-    const struct kvl_host *host; /* borrowed */
-    const struct controller_options *options; /* borrowed */
-    void *zmq; /* context; sockets below belong to one thread each while it runs */
-    void *pull;
-    void *reply;
-    void *heartbeat; /* NULL = none */
-    int32_t pull_port;
-    int32_t reply_port;
-    int32_t heartbeat_port;
-    atomic_int stopping;
-    char address[200];
-    struct controller_counts counts;
-};
+/* One for each worker of an instance that gets an order, besides our own. */
+#define SOCKETS_MAX 16384
 
 const struct kvl_host *controller_server_host(const struct controller_server *server)
 {
@@ -52,16 +41,71 @@ uint64_t controller_server_count(const struct controller_server *server,
 
 /* ---- life ---- */
 
+static void server_destroy(void *self)
+{
+    struct controller_server *server = self;
+
+    if (server == NULL) {
+        return;
+    }
+    controller_handle_fini(&server->events);
+    controller_handle_fini(&server->requests);
+    controller_buf_fini(&server->answer);
+    controller_asks_fini(&server->asks);
+    controller_http_destroy(server->http);
+    pthread_cond_destroy(&server->wake);
+    pthread_mutex_destroy(&server->lock);
+    free(server);
+}
+
+static int server_init(struct controller_server *server)
+{
+    pthread_condattr_t attr;
+    int r = controller_asks_init(&server->asks);
+
+    if (r < 0) {
+        return r;
+    }
+    (void)pthread_condattr_init(&attr);
+    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&server->wake, &attr);
+    (void)pthread_condattr_destroy(&attr);
+    (void)pthread_mutex_init(&server->lock, NULL);
+    r = controller_handle_init(&server->events, server->host, server->options, &server->counts);
+    if (r == 0) {
+        r = controller_handle_init(&server->requests, server->host, server->options,
+                                   &server->counts);
+    }
+    if (r == 0 && server->options->http) {
+        r = controller_http_create(server, &server->http);
+    }
+    if (r < 0) {
+        server_destroy(server);
+        return r;
+    }
+    return 0;
+}
+
 static int server_create(const struct kvl_host *host, const struct controller_options *options,
                          void **self_out, struct kvl_err *err)
 {
     struct controller_server *server = calloc(1, sizeof(*server));
+    int r;
 
     if (server == NULL) {
         return controller_err(err, -ENOMEM, "controller: no memory");
     }
     server->host = host;
     server->options = options;
+    if (options->snapshot[0] != '\0' &&
+        !(KVL_HAS_OP(host->registry_ops, save) && KVL_HAS_OP(host->registry_ops, load))) {
+        free(server);
+        return controller_err(err, -ENODEV, "controller: this libkvlane.so writes no snapshots");
+    }
+    r = server_init(server);
+    if (r < 0) {
+        return controller_err(err, r, "controller: no memory");
+    }
     *self_out = server;
     return 0;
 }
@@ -78,16 +122,31 @@ static void server_stop(void *self)
 {
     struct controller_server *server = self;
 
+    pthread_mutex_lock(&server->lock);
     atomic_store(&server->stopping, 1);
+    pthread_cond_broadcast(&server->wake);
+    pthread_mutex_unlock(&server->lock);
+    controller_asks_stop(&server->asks);
     if (server->zmq == NULL) {
         return;
     }
-    (void)zmq_ctx_shutdown(server->zmq);
+    (void)zmq_ctx_shutdown(server->zmq); /* ends every wait on a socket */
+    if (server->http != NULL) {
+        controller_http_stop(server->http);
+    }
+    for (uint32_t i = 0; i < server->thread_count; i++) {
+        (void)server->host->thread_join(server->host, server->threads[i]);
+    }
+    controller_asks_wait(&server->asks);
     server_close_socket(&server->pull);
     server_close_socket(&server->reply);
     server_close_socket(&server->heartbeat);
     (void)zmq_ctx_term(server->zmq);
     server->zmq = NULL;
+    if (server->thread_count == CONTROLLER_THREADS_MAX) { /* it did run */
+        controller_upkeep_save(server);
+    }
+    server->thread_count = 0;
 }
 
 static int server_open(struct controller_server *server, struct kvl_err *err)
@@ -96,7 +155,8 @@ static int server_open(struct controller_server *server, struct kvl_err *err)
     int r;
 
     server->zmq = zmq_ctx_new();
-    if (server->zmq == NULL || zmq_ctx_set(server->zmq, ZMQ_IO_THREADS, IO_THREADS) != 0) {
+    if (server->zmq == NULL || zmq_ctx_set(server->zmq, ZMQ_IO_THREADS, IO_THREADS) != 0 ||
+        zmq_ctx_set(server->zmq, ZMQ_MAX_SOCKETS, SOCKETS_MAX) != 0) {
         return controller_err(err, -ENOMEM, "controller: cannot make a ZMQ context");
     }
     r = controller_bind(server->zmq, options, ZMQ_PULL, options->pull_port, IO_PULL, &server->pull,
@@ -110,7 +170,31 @@ static int server_open(struct controller_server *server, struct kvl_err *err)
                             options->heartbeat_port < 0 ? 0 : options->heartbeat_port, IO_REPLY,
                             &server->heartbeat, &server->heartbeat_port, err);
     }
+    server->requests.heartbeat_port = server->heartbeat_port;
     return r;
+}
+
+static int server_run(struct controller_server *server, struct kvl_err *err)
+{
+    static const struct {
+        const char *name;
+        void *(*run)(void *);
+    } threads[CONTROLLER_THREADS_MAX] = {
+        {"kvl-ctl-pull", controller_loop_pull},
+        {"kvl-ctl-reply", controller_loop_reply},
+        {"kvl-ctl-timer", controller_upkeep_run},
+    };
+
+    for (uint32_t i = 0; i < CONTROLLER_THREADS_MAX; i++) {
+        int r = server->host->thread_create(server->host, threads[i].name, threads[i].run, server,
+                                            &server->threads[i]);
+
+        if (r < 0) {
+            return controller_err(err, r, "controller: cannot start a thread: %s", strerror(-r));
+        }
+        server->thread_count++;
+    }
+    return 0;
 }
 
 static void server_print_address(struct controller_server *server)
@@ -127,16 +211,34 @@ static void server_print_address(struct controller_server *server)
     }
 }
 
+static void server_add_http_address(struct controller_server *server)
+{
+    size_t used = strlen(server->address);
+
+    if (controller_http_address(server->http)[0] != '\0') {
+        (void)snprintf(server->address + used, sizeof(server->address) - used, " http %s",
+                       controller_http_address(server->http));
+    }
+}
+
 static int server_start(void *self, struct kvl_err *err)
 {
     struct controller_server *server = self;
     int r = server_open(server, err);
 
+    if (r == 0) {
+        controller_upkeep_load(server); /* before the first message is taken off a socket */
+        server_print_address(server);
+        r = server_run(server, err);
+    }
+    if (r == 0 && server->http != NULL) {
+        r = controller_http_start(server->http, err);
+        server_add_http_address(server);
+    }
     if (r < 0) {
         server_stop(server);
         return r;
     }
-    server_print_address(server);
     kvl_info(server->host->log, "controller: listening, %s", server->address);
     return 0;
 }
@@ -144,11 +246,6 @@ static int server_start(void *self, struct kvl_err *err)
 static void server_quiesce(void *self)
 {
     (void)self; /* workers are to be answered until the end: they wait for it */
-}
-
-static void server_destroy(void *self)
-{
-    free(self);
 }
 
 /* ---- watch ---- */
@@ -172,6 +269,9 @@ static void server_stats(void *self, kvl_stat_fn fn, void *ctx)
 
     for (size_t i = 0; i < CONTROLLER_COUNTS; i++) {
         fn(ctx, controller_count_names[i], controller_count_get(&server->counts, i));
+    }
+    if (server->http != NULL) {
+        controller_http_stats(server->http, fn, ctx);
     }
 }
 

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "controller_entry.h"
+#include "controller_json.h"
 #include "controller_read.h"
 #include "controller_schema.h"
 #include "controller_unique.h"
@@ -65,10 +67,10 @@ static int wire_other(struct controller_reader *in, const struct wire_tag *tag,
     if (tag == NULL || !wire_is(name, tag->name)) {
         return controller_read_skip(in);
     }
-    r = controller_read_text(in, &place, "str", &again);
+    r = controller_read_tag(in, &place, &again);
     if (r == 0 && (again.length != tag->value.length ||
                    memcmp(again.text, tag->value.text, again.length) != 0)) {
-        return controller_read_invalid(in, &place, "Invalid value", again);
+        return controller_read_invalid(in, &place, again);
     }
     return r;
 }
@@ -109,7 +111,7 @@ static int wire_record(struct controller_reader *in, const struct controller_rec
                                         field->name);
         }
         if (field->kind == CONTROLLER_KIND_OPT_BOOL) {
-            *(int *)((uint8_t *)base + field->offset) = field->fallback;
+            *(int *)((uint8_t *)base + field->offset) = (int)field->fallback;
         }
     }
     return r;
@@ -130,7 +132,7 @@ static int wire_find_tag(struct controller_reader *in, const struct controller_a
     for (uint32_t i = 0; i < *pairs; i++) {
         r = controller_read_name(in, at, &name);
         if (r == 0 && wire_is(name, tag->name)) {
-            r = controller_read_text(in, &place, "str", &tag->value);
+            r = controller_read_tag(in, &place, &tag->value);
             if (r == 0 && i == 0) {
                 --*pairs;
             } else if (r == 0) {
@@ -150,45 +152,12 @@ static int wire_find_tag(struct controller_reader *in, const struct controller_a
 
 /* ---- entries of lists and maps; each is written whole ---- */
 
-/* Maps of 3 as all workers write them take one look per name. 1 when it was one of these. */
-static int wire_quick_op(struct controller_reader *in, struct kvl_key_op *op)
-{
-    static const char admit[] = "\x83\xa7op_type\xa5"
-                                "admit\xa3key";
-    static const char evict[] = "\x83\xa7op_type\xa5"
-                                "evict\xa3key";
-    static const char seq[] = "\xa7seq_num";
-    const struct kvl_pack back = in->pack;
-
-    if (kvl_pack_left(&in->pack) < sizeof(admit) - 1) {
-        return 0;
-    }
-    if (memcmp(in->pack.at, admit, sizeof(admit) - 1) == 0) {
-        op->kind = KVL_KEY_ADMIT;
-    } else if (memcmp(in->pack.at, evict, sizeof(evict) - 1) == 0) {
-        op->kind = KVL_KEY_EVICT;
-    } else {
-        return 0;
-    }
-    op->reserved = 0;
-    in->pack.at += sizeof(admit) - 1;
-    if (controller_read_id(in, NULL, &op->id) == 0 && kvl_pack_left(&in->pack) >= sizeof(seq) - 1 &&
-        memcmp(in->pack.at, seq, sizeof(seq) - 1) == 0) {
-        in->pack.at += sizeof(seq) - 1;
-        if (kvl_pack_read_i64(&in->pack, &op->seq) == 0) {
-            return 1;
-        }
-    }
-    in->pack = back;
-    return 0;
-}
-
 static int wire_op(struct controller_reader *in, const struct controller_at *at, void *item)
 {
     uint32_t pairs;
     int r;
 
-    if (wire_quick_op(in, item)) {
+    if (controller_entry_quick_op(in, item)) {
         return 0;
     }
     memset(item, 0, sizeof(struct kvl_key_op));
@@ -231,76 +200,6 @@ static int wire_command(struct controller_reader *in, const struct controller_at
     return wire_record(in, &controller_command_record, pairs, &tag, at, item);
 }
 
-static int wire_id(struct controller_reader *in, const struct controller_at *at, void *item)
-{
-    return controller_read_id(in, at, item);
-}
-
-static int wire_layout(struct controller_reader *in, const struct controller_at *at, void *item)
-{
-    struct controller_layout *layout = item;
-    struct controller_at place = {.up = at};
-    int r = controller_read_tuple(in, at, 4);
-
-    if (r == 0) {
-        r = controller_read_text(in, &place, "str", &layout->instance_id);
-    }
-    if (r == 0) {
-        place.index = 1;
-        r = controller_read_text(in, &place, "str", &layout->location);
-    }
-    if (r == 0) {
-        place.index = 2;
-        r = controller_read_int(in, &place, &layout->count);
-    }
-    if (r == 0) {
-        place.index = 3;
-        r = controller_read_text(in, &place, "str", &layout->peer_init_url);
-    }
-    return r;
-}
-
-/* In the three maps `at` is the entry, and its key is told as one of the map. */
-static int wire_map_layout(struct controller_reader *in, const struct controller_at *at, void *item)
-{
-    const struct controller_at key = {.up = at->up, .index = CONTROLLER_AT_KEY};
-    struct controller_layout *layout = item;
-    struct controller_at place = {.up = at};
-    int r;
-
-    layout->peer_init_url = (struct kvl_text){0};
-    r = controller_read_text(in, &key, "str", &layout->instance_id);
-    if (r == 0) {
-        r = controller_read_tuple(in, at, 2);
-    }
-    if (r == 0) {
-        r = controller_read_text(in, &place, "str", &layout->location);
-    }
-    if (r == 0) {
-        place.index = 1;
-        r = controller_read_int(in, &place, &layout->count);
-    }
-    return r;
-}
-
-static int wire_pair(struct controller_reader *in, const struct controller_at *at, void *item)
-{
-    const struct controller_at key = {.up = at->up, .index = CONTROLLER_AT_KEY};
-    struct controller_pair *pair = item;
-    int r = controller_read_text(in, &key, "str", &pair->key);
-
-    return r < 0 ? r : controller_read_text(in, at, "str", &pair->value);
-}
-
-static int wire_code(struct controller_reader *in, const struct controller_at *at, void *item)
-{
-    const struct controller_at key = {.up = at->up, .index = CONTROLLER_AT_KEY};
-    struct controller_code *code = item;
-    int r = controller_read_int(in, &key, &code->worker_id);
-
-    return r < 0 ? r : controller_read_int(in, at, &code->code);
-}
-
 /* ---- lists and maps ---- */
 
 struct wire_list_kind {
@@ -308,13 +207,17 @@ struct wire_list_kind {
     uint8_t least; /* bytes of an entry on the wire; more for records, see wire_least */
     uint8_t is_map;
     const struct controller_record *record;
-    int (*read)(struct controller_reader *in, const struct controller_at *at, void *item);
+    controller_entry_fn read;
     controller_unique_fn unique; /* maps: entries with the same key become one */
 };
 
 static const struct wire_list_kind wire_lists[] = {
-    [CONTROLLER_KIND_IDS] = {.size = sizeof(struct kvl_chunk_id), .least = 1, .read = wire_id},
-    [CONTROLLER_KIND_OPT_IDS] = {.size = sizeof(struct kvl_chunk_id), .least = 1, .read = wire_id},
+    [CONTROLLER_KIND_IDS] = {.size = sizeof(struct kvl_chunk_id),
+                             .least = 1,
+                             .read = controller_entry_id},
+    [CONTROLLER_KIND_OPT_IDS] = {.size = sizeof(struct kvl_chunk_id),
+                                 .least = 1,
+                                 .read = controller_entry_id},
     [CONTROLLER_KIND_OPS] = {.size = sizeof(struct kvl_key_op),
                              .record = &controller_op_record,
                              .read = wire_op},
@@ -326,21 +229,21 @@ static const struct wire_list_kind wire_lists[] = {
                                   .read = wire_command},
     [CONTROLLER_KIND_LAYOUTS] = {.size = sizeof(struct controller_layout),
                                  .least = 5,
-                                 .read = wire_layout},
+                                 .read = controller_entry_layout},
     [CONTROLLER_KIND_LAYOUT_MAP] = {.size = sizeof(struct controller_layout),
                                     .least = 4,
                                     .is_map = 1,
-                                    .read = wire_map_layout,
+                                    .read = controller_entry_map_layout,
                                     .unique = controller_unique_layouts},
     [CONTROLLER_KIND_PAIRS] = {.size = sizeof(struct controller_pair),
                                .least = 2,
                                .is_map = 1,
-                               .read = wire_pair,
+                               .read = controller_entry_pair,
                                .unique = controller_unique_pairs},
     [CONTROLLER_KIND_CODES] = {.size = sizeof(struct controller_code),
                                .least = 2,
                                .is_map = 1,
-                               .read = wire_code,
+                               .read = controller_entry_code,
                                .unique = controller_unique_codes},
 };
 
@@ -373,6 +276,9 @@ static int wire_list(struct controller_reader *in, enum controller_kind kind,
     }
     if (r == 0 && how->unique != NULL) {
         r = how->unique(in->arena, items, &count);
+        if (r < 0) {
+            return controller_read_fail(in, r, NULL, "Out of memory");
+        }
     }
     if (r == 0) {
         *list_out = (struct wire_list){.at = items, .count = count};
@@ -493,7 +399,7 @@ static int wire_message(struct controller_reader *in, struct controller_msg *msg
     }
     msg->type = controller_type_find(tag.value);
     if (msg->type == CONTROLLER_NONE) {
-        return controller_read_invalid(in, &place, "Invalid value", tag.value);
+        return controller_read_invalid(in, &place, tag.value);
     }
     r = wire_record(in, &controller_records[msg->type], pairs, &tag, NULL, msg);
     if (r == 0 && kvl_pack_left(&in->pack) > 0) {
@@ -510,19 +416,28 @@ int controller_decode(const void *frame, size_t length, const struct controller_
 {
     struct controller_reader in = {.limits = limits, .arena = arena};
     struct controller_msg msg = {0};
+    const void *pack = frame;
+    size_t pack_length = length;
     char nowhere[1];
     int r;
 
     in.items_left = limits->list_items;
     in.error = error_room > 0 ? error_out : nowhere;
     in.error_room = error_room > 0 ? error_room : sizeof(nowhere);
+    in.error[0] = 0;
     controller_arena_reset(arena);
     if (length > limits->frame_bytes) {
         return controller_read_fail(&in, -EMSGSIZE, NULL,
                                     "Message of %zu bytes is over the limit of %u", length,
                                     limits->frame_bytes);
     }
-    kvl_pack_init(&in.pack, frame, length);
+    if (length > 0 && *(const uint8_t *)frame == '{') {
+        r = controller_json_to_pack(&in, frame, length, &pack, &pack_length);
+        if (r < 0) {
+            return r;
+        }
+    }
+    kvl_pack_init(&in.pack, pack, pack_length);
     r = wire_message(&in, &msg);
     if (r == 0) {
         *msg_out = msg;

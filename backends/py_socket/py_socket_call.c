@@ -16,13 +16,10 @@
 
 static void call_close(struct py_socket_link *link, struct link_call *call)
 {
-    if (call->watch != NULL) {
-        link_poll_remove(link, call->watch);
-        py_socket_zmq_close(call->watch);
-    }
     if (call->req != NULL) {
+        link_poll_remove(link, call->watch);
         link_poll_remove(link, call->req);
-        py_socket_zmq_close(call->req);
+        py_socket_zmq_hang_up(call->req, call->watch);
     }
     call->req = NULL;
     call->watch = NULL;
@@ -91,15 +88,13 @@ static void call_end_active(struct py_socket_link *link, struct link_call *call,
 /* A new pair of sockets. @return 0; a code. */
 static int call_dial(struct py_socket_link *link, struct link_call *call)
 {
-    int r = py_socket_zmq_dial(link->config.zmq, call->url, PY_SOCKET_INIT_BYTES, &call->req);
+    int r = py_socket_zmq_dial(link->config.zmq, call->url, PY_SOCKET_INIT_BYTES, &call->req,
+                               &call->watch);
 
     if (r < 0) {
         return r;
     }
     r = link_poll_add(link, call->req, call);
-    if (r == 0) {
-        r = py_socket_zmq_watch(link->config.zmq, call->req, &call->watch);
-    }
     if (r == 0) {
         r = link_poll_add(link, call->watch, call);
     }

@@ -399,7 +399,7 @@ void py_socket_link_close(struct py_socket_link *link)
     if (link->peers != NULL) {
         link_tell_gone(link, py_socket_peers_drop_all(link->peers, -ECANCELED));
     }
-    py_socket_zmq_close(link->rep);
+    py_socket_zmq_close(link->config.zmq, link->rep);
     link_close_fd(link->epoll_fd);
     link_close_fd(link->wake_fd);
     link_close_fd(link->timer_fd);

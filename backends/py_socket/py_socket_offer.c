@@ -49,8 +49,8 @@ static int offer_read_text(struct kvl_pack *in, char *text_out, size_t room, con
     if (!kvl_pack_is_utf8(text, length) || memchr(text, '\0', length) != NULL) {
         return offer_bad(what_out, -EPROTO, "a text is not UTF-8");
     }
+    memset(text_out, 0, room); /* a key may come twice */
     memcpy(text_out, text, length);
-    text_out[length] = '\0';
     return 0;
 }
 

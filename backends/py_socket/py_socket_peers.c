@@ -149,6 +149,14 @@ static void peers_unlink_incarnation(struct py_socket_peers *peers, uint64_t inc
     }
 }
 
+static int peers_is_older(struct py_socket_peer *peer, struct py_socket_peer *than)
+{
+    uint64_t seen = atomic_load(&peer->seen_ms);
+    uint64_t other = atomic_load(&than->seen_ms);
+
+    return seen != other ? seen < other : peer->serial < than->serial;
+}
+
 /* Makes room for one. @return 0; -EMFILE everybody is in use. */
 static int peers_make_room(struct py_socket_peers *peers, struct py_socket_peer **gone_out)
 {
@@ -160,8 +168,7 @@ static int peers_make_room(struct py_socket_peers *peers, struct py_socket_peer 
     for (uint32_t i = 0; i < BUCKETS; i++) {
         for (struct py_socket_peer *peer = peers->by_url[i]; peer != NULL;
              peer = peer->next_by_url) {
-            if (atomic_load(&peer->refs) == 1 &&
-                (oldest == NULL || atomic_load(&peer->seen_ms) < atomic_load(&oldest->seen_ms))) {
+            if (atomic_load(&peer->refs) == 1 && (oldest == NULL || peers_is_older(peer, oldest))) {
                 oldest = peer;
             }
         }

@@ -10,7 +10,7 @@
 
 #define FIELDS_MAX 4u
 
-enum wire_kind { WIRE_TEXT, WIRE_INT, WIRE_TEXTS, WIRE_NUMBERS };
+enum wire_kind { WIRE_TEXT, WIRE_TEXT_OR_NIL, WIRE_INT, WIRE_TEXTS, WIRE_NUMBERS };
 
 enum wire_field_id {
     FIELD_TYPE,
@@ -42,7 +42,8 @@ static const struct wire_field wire_fields[FIELDS] = {
     [FIELD_TYPE] = {"type", WIRE_TEXT, 0},
     [FIELD_PEER_INIT_URL] = {"peer_init_url", WIRE_TEXT, AT(text)},
     [FIELD_STATUS] = {"status", WIRE_TEXT, AT(text)},
-    [FIELD_PEER_LOOKUP_URL] = {"peer_lookup_url", WIRE_TEXT, AT(text)},
+    /* nil is what a channel of LMCache 0.3.13 sends that was given none */
+    [FIELD_PEER_LOOKUP_URL] = {"peer_lookup_url", WIRE_TEXT_OR_NIL, AT(text)},
     [FIELD_LOOKUP_ID] = {"lookup_id", WIRE_TEXT, AT(lookup_id)},
     [FIELD_RECEIVER_ID] = {"receiver_id", WIRE_TEXT, AT(text)},
     [FIELD_SENDER_ID] = {"sender_id", WIRE_TEXT, AT(text)},
@@ -149,6 +150,12 @@ static int wire_value(struct kvl_pack *in, const struct wire_field *field,
     void *at = (char *)msg + field->at;
 
     switch (field->kind) {
+    case WIRE_TEXT_OR_NIL:
+        if (kvl_pack_peek(in) == KVL_PACK_NIL) {
+            *(struct kvl_text *)at = (struct kvl_text){.text = ""};
+            return 0;
+        }
+        return wire_text(in, field->name, PY_SOCKET_TEXT_MAX, at, reason_out);
     case WIRE_TEXT:
         return wire_text(in, field->name, PY_SOCKET_TEXT_MAX, at, reason_out);
     case WIRE_INT:

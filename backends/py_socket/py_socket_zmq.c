@@ -16,6 +16,8 @@
 #define BACKLOG 1024
 #define HANDSHAKE_MS 5000 /* of ZMTP itself */
 #define RECONNECT_MS 20
+#define FREEING_MS 500
+#define FREEING_STEP_MS 2
 #define RECONNECT_MAX_MS 500
 
 struct py_socket_zmq {
@@ -24,6 +26,7 @@ struct py_socket_zmq {
     struct py_socket_zap *zap; /* NULL when anybody may connect */
     void *context;
     _Atomic uint64_t watches; /* names of their endpoints */
+    _Atomic uint64_t freeing_ms; /* until when a port we gave back may still be bound */
 };
 
 static int ctx_code(void)
@@ -110,8 +113,7 @@ static int ctx_be_server(struct py_socket_zmq *zmq, void *socket)
     if (!zmq->options->with_curve) {
         return 0;
     }
-    if (zmq->zap != NULL &&
-        zmq_setsockopt(socket, ZMQ_ZAP_DOMAIN, domain, strlen(domain)) < 0) {
+    if (zmq->zap != NULL && zmq_setsockopt(socket, ZMQ_ZAP_DOMAIN, domain, strlen(domain)) < 0) {
         return -1;
     }
     if (ctx_set_int(socket, ZMQ_CURVE_SERVER, 1) < 0) {
@@ -189,6 +191,20 @@ static int ctx_bound_port(void *socket, uint16_t *port_out)
     return 0;
 }
 
+/* libzmq lets go of a port in a thread of its own, some time after the socket was closed. */
+static int ctx_bind(struct py_socket_zmq *zmq, void *socket, const char *endpoint)
+{
+    const struct kvl_host *host = zmq->host;
+
+    while (zmq_bind(socket, endpoint) < 0) {
+        if (errno != EADDRINUSE || host->now_ms(host) >= atomic_load(&zmq->freeing_ms)) {
+            return -1;
+        }
+        (void)zmq_poll(NULL, 0, FREEING_STEP_MS);
+    }
+    return 0;
+}
+
 int py_socket_zmq_serve(struct py_socket_zmq *zmq, const char *what, const char *url,
                         int64_t max_bytes, void **socket_out, char *url_out, struct kvl_err *err)
 {
@@ -202,10 +218,10 @@ int py_socket_zmq_serve(struct py_socket_zmq *zmq, const char *what, const char 
     }
     socket = ctx_make(zmq, ZMQ_REP, max_bytes);
     if (socket == NULL || ctx_set_int(socket, ZMQ_BACKLOG, BACKLOG) < 0 ||
-        ctx_be_server(zmq, socket) < 0 || zmq_bind(socket, endpoint) < 0) {
+        ctx_be_server(zmq, socket) < 0 || ctx_bind(zmq, socket, endpoint) < 0) {
         r = py_socket_err(err, ctx_code(), "py_socket: cannot bind %s '%s': %s", what, url,
                           zmq_strerror(errno));
-        py_socket_zmq_close(socket);
+        py_socket_zmq_close(zmq, socket);
         return r;
     }
     r = ctx_bound_port(socket, &name.port);
@@ -213,22 +229,56 @@ int py_socket_zmq_serve(struct py_socket_zmq *zmq, const char *what, const char 
         r = py_socket_url_print(name.host, name.port, url_out);
     }
     if (r < 0) {
-        py_socket_zmq_close(socket);
+        py_socket_zmq_close(zmq, socket);
         return py_socket_err(err, r, "py_socket: %s '%s': %s", what, url, strerror(-r));
     }
     *socket_out = socket;
     return 0;
 }
 
+/* Nothing may happen on `socket` before the watch is connected: ZMQ's own thread would wait. */
+static int ctx_watch(struct py_socket_zmq *zmq, void *socket, void **watch_out)
+{
+    char endpoint[64];
+    void *watch = zmq_socket(zmq->context, ZMQ_PAIR);
+    int r;
+
+    if (watch == NULL) {
+        return ctx_code();
+    }
+    snprintf(endpoint, sizeof(endpoint), "inproc://kvl-watch-%llu",
+             (unsigned long long)atomic_fetch_add(&zmq->watches, 1));
+    /* no limit: at one ZMQ's own thread would wait for whoever is to look at the watch */
+    if (ctx_set_int(watch, ZMQ_LINGER, 0) < 0 || ctx_set_int(watch, ZMQ_RCVHWM, 0) < 0 ||
+        zmq_socket_monitor(socket, endpoint,
+                           ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
+                               ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
+                               ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) < 0 ||
+        zmq_connect(watch, endpoint) < 0) {
+        r = ctx_code();
+        (void)zmq_socket_monitor(socket, NULL, 0);
+        (void)zmq_close(watch);
+        return r;
+    }
+    *watch_out = watch;
+    return 0;
+}
+
 int py_socket_zmq_dial(struct py_socket_zmq *zmq, const char *url, int64_t max_bytes,
-                       void **socket_out)
+                       void **socket_out, void **watch_out)
 {
     char endpoint[KVL_CHANNEL_URL_ROOM + 8];
     void *socket = ctx_make(zmq, ZMQ_REQ, max_bytes);
+    void *watch;
     int r;
 
     if (socket == NULL) {
         return ctx_code();
+    }
+    r = ctx_watch(zmq, socket, &watch);
+    if (r < 0) {
+        (void)zmq_close(socket);
+        return r;
     }
     snprintf(endpoint, sizeof(endpoint), "tcp://%s", url);
     /* IMMEDIATE: sending waits for a connection, so that a message is not lost with an attempt */
@@ -237,37 +287,21 @@ int py_socket_zmq_dial(struct py_socket_zmq *zmq, const char *url, int64_t max_b
         ctx_set_int(socket, ZMQ_RECONNECT_IVL_MAX, RECONNECT_MAX_MS) < 0 ||
         ctx_be_client(zmq, socket, url) < 0 || zmq_connect(socket, endpoint) < 0) {
         r = ctx_code();
-        py_socket_zmq_close(socket);
+        py_socket_zmq_hang_up(socket, watch);
         return r;
     }
     *socket_out = socket;
+    *watch_out = watch;
     return 0;
 }
 
-int py_socket_zmq_watch(struct py_socket_zmq *zmq, void *socket, void **watch_out)
+void py_socket_zmq_hang_up(void *socket, void *watch)
 {
-    char endpoint[64];
-    void *watch;
-    int r;
-
-    snprintf(endpoint, sizeof(endpoint), "inproc://kvl-watch-%llu",
-             (unsigned long long)atomic_fetch_add(&zmq->watches, 1));
-    if (zmq_socket_monitor(socket, endpoint,
-                           ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
-                               ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
-                               ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) < 0) {
-        return ctx_code();
-    }
-    watch = zmq_socket(zmq->context, ZMQ_PAIR);
-    if (watch == NULL || ctx_set_int(watch, ZMQ_LINGER, 0) < 0 ||
-        zmq_connect(watch, endpoint) < 0) {
-        r = ctx_code();
-        py_socket_zmq_close(watch);
-        (void)zmq_socket_monitor(socket, NULL, 0);
-        return r;
-    }
-    *watch_out = watch;
-    return 0;
+    /* In this order: ZMQ's own thread waits for ever to tell a watch that is closed, and with it
+     * everything else in the context. */
+    (void)zmq_socket_monitor(socket, NULL, 0);
+    (void)zmq_close(watch);
+    (void)zmq_close(socket);
 }
 
 static uint32_t ctx_watch_bit(uint16_t event, uint32_t value)
@@ -326,9 +360,10 @@ int py_socket_zmq_ready(void *socket)
     return zmq_getsockopt(socket, ZMQ_EVENTS, &events, &size) < 0 ? 0 : events;
 }
 
-void py_socket_zmq_close(void *socket)
+void py_socket_zmq_close(struct py_socket_zmq *zmq, void *socket)
 {
     if (socket != NULL) {
         (void)zmq_close(socket);
+        atomic_store(&zmq->freeing_ms, zmq->host->now_ms(zmq->host) + FREEING_MS);
     }
 }

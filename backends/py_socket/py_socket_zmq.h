@@ -35,22 +35,20 @@ void py_socket_zmq_destroy(struct py_socket_zmq *zmq);
 int py_socket_zmq_serve(struct py_socket_zmq *zmq, const char *what, const char *url,
                         int64_t max_bytes, void **socket_out, char *url_out, struct kvl_err *err);
 
-/**
- * A REQ socket that connects to `url` in the background. Nothing can be sent before it has.
- * @return 0; -EMFILE, -EINVAL, -ENOMEM.
- */
-int py_socket_zmq_dial(struct py_socket_zmq *zmq, const char *url, int64_t max_bytes,
-                       void **socket_out);
-
 #define PY_SOCKET_LOST (1u << 0) /* the connection is gone: what was sent may be, too */
 #define PY_SOCKET_DENIED (1u << 1) /* the peer does not want our key, or speaks no CURVE */
 #define PY_SOCKET_CUT (1u << 2) /* it hung up in the middle of the handshake of ZMQ */
 
 /**
- * A socket that tells what becomes of the connections of `socket`. Close it before that.
- * @return 0; -EMFILE, -ENOMEM.
+ * A REQ socket that connects to `url` in the background. Nothing can be sent before it has.
+ * @param watch_out  a second socket, which tells what becomes of its connections; both end by
+ *                   py_socket_zmq_hang_up
+ * @return 0; -EMFILE, -EINVAL, -ENOMEM.
  */
-int py_socket_zmq_watch(struct py_socket_zmq *zmq, void *socket, void **watch_out);
+int py_socket_zmq_dial(struct py_socket_zmq *zmq, const char *url, int64_t max_bytes,
+                       void **socket_out, void **watch_out);
+void py_socket_zmq_hang_up(void *socket, void *watch);
+
 /** What has happened since the last call: PY_SOCKET_ bits. Never blocks. */
 uint32_t py_socket_zmq_watched(void *watch);
 
@@ -59,7 +57,7 @@ int py_socket_zmq_fd(void *socket);
 /** ZMQ_POLLIN, ZMQ_POLLOUT. To be asked after each send and receive, until there is nothing. */
 int py_socket_zmq_ready(void *socket);
 
-/** Takes NULL. Drops what was not sent yet. */
-void py_socket_zmq_close(void *socket);
+/** For REP sockets. Takes NULL. Drops what was not sent yet. */
+void py_socket_zmq_close(struct py_socket_zmq *zmq, void *socket);
 
 #endif /* KVL_PY_SOCKET_ZMQ_H */

@@ -82,6 +82,7 @@ void cli_error(const char *fmt, ...) KVL_PRINTF(1, 2);
 
 /* The subcommands; argv[0] is the word. Each returns an exit code. */
 int cmd_serve(int argc, char **argv);
+int cmd_controller(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_put(int argc, char **argv);
 int cmd_get(int argc, char **argv);

@@ -11,24 +11,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engine.h"
 #include "notify.h"
+#include "serve.h"
 #include "util.h"
 
-struct serve {
-    struct engine engine;
-    struct cli_common common;
-    const char *ini;
-    uint64_t drain_ms;
-    uint64_t stats_s;
-    uint64_t ready_fd; /* 0 = none */
-    bool parent_death;
-};
-
-static int serve_parse(struct serve *serve, int argc, char **argv)
+void serve_options(struct serve *serve, struct cli_option options_out[SERVE_OPTION_COUNT])
 {
-    const struct cli_option options[] = {
-        {"ini", "TEXT", "INI text in place of a file", CLI_TEXT, &serve->ini, 0, 0},
+    const struct cli_option options[SERVE_OPTION_COUNT] = {
         {"drain", "DURATION", "longest wait for work under way at the end (5s)", CLI_TIME,
          &serve->drain_ms, 0, 3600 * 1000},
         {"stats", "SECONDS", "print the counters each so many seconds", CLI_COUNT, &serve->stats_s,
@@ -37,6 +26,16 @@ static int serve_parse(struct serve *serve, int argc, char **argv)
          &serve->ready_fd, 3, 1 << 20},
         {"parent-death", NULL, "end when the parent process ends", CLI_FLAG, &serve->parent_death,
          0, 0},
+    };
+
+    serve->drain_ms = 5000;
+    memcpy(options_out, options, sizeof(options));
+}
+
+static int serve_parse(struct serve *serve, int argc, char **argv)
+{
+    struct cli_option options[1 + SERVE_OPTION_COUNT] = {
+        {"ini", "TEXT", "INI text in place of a file", CLI_TEXT, &serve->setup.config_text, 0, 0},
     };
     const struct cli_usage usage = {
         .command = "serve",
@@ -50,6 +49,7 @@ static int serve_parse(struct serve *serve, int argc, char **argv)
     };
     int count;
 
+    serve_options(serve, options + 1);
     return cli_parse(&usage, argc, argv, &count);
 }
 
@@ -63,12 +63,12 @@ static int serve_signals(const struct serve *serve, sigset_t *set)
     sigaddset(set, SIGINT);
     sigaddset(set, SIGHUP);
     if (pthread_sigmask(SIG_BLOCK, set, NULL) != 0) {
-        cli_error("serve: cannot block signals");
+        cli_error("%s: cannot block signals", serve->command);
         return CLI_OS;
     }
     if (serve->parent_death) {
         if (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0) {
-            cli_error("serve: cannot ask for the parent's death: %s", strerror(errno));
+            cli_error("%s: cannot ask for the parent's death: %s", serve->command, strerror(errno));
             return CLI_OS;
         }
         /* It may have died before we asked. */
@@ -77,6 +77,19 @@ static int serve_signals(const struct serve *serve, sigset_t *set)
         }
     }
     return CLI_OK;
+}
+
+/* Sections are `word` or `word:label`. */
+static bool serve_is_ready(const struct serve *serve, const struct kvl_health *health)
+{
+    size_t length;
+
+    if (health->state != KVL_HEALTH_OK || serve->word == NULL) {
+        return health->state == KVL_HEALTH_OK && (health->caps & KVL_CAP_SERVE) != 0;
+    }
+    length = strlen(serve->word);
+    return strncmp(health->name, serve->word, length) == 0 &&
+           (health->name[length] == '\0' || health->name[length] == ':');
 }
 
 static int serve_ready(const struct serve *serve)
@@ -90,7 +103,7 @@ static int serve_ready(const struct serve *serve)
         char line[512];
         int n;
 
-        if ((health.caps & KVL_CAP_SERVE) == 0 || health.state != KVL_HEALTH_OK) {
+        if (!serve_is_ready(serve, &health)) {
             continue;
         }
         servers++;
@@ -98,7 +111,8 @@ static int serve_ready(const struct serve *serve)
                      health.name, (int)sizeof(health.address), health.address);
         (void)fputs(line, stdout);
         if (serve->ready_fd != 0 && util_write_all((int)serve->ready_fd, line, (size_t)n) < 0) {
-            cli_error("serve: cannot write to descriptor %u", (unsigned)serve->ready_fd);
+            cli_error("%s: cannot write to descriptor %u", serve->command,
+                      (unsigned)serve->ready_fd);
             return CLI_OS;
         }
     }
@@ -107,8 +121,9 @@ static int serve_ready(const struct serve *serve)
         close((int)serve->ready_fd);
     }
     if (servers == 0) {
-        cli_error("serve: no section of the INI file serves; give one 'role = server' and "
-                  "'listen = ...'");
+        cli_error("%s: no section of the INI file serves; %s", serve->command,
+                  serve->word == NULL ? "give one 'role = server' and 'listen = ...'"
+                                      : "the backend's section is missing or down");
         return CLI_INPUT;
     }
     return CLI_OK;
@@ -120,10 +135,10 @@ static void serve_print_stat(void *ctx, const char *name, uint64_t value)
     printf(" %s=%llu", name, (unsigned long long)value);
 }
 
-static void serve_reload(struct serve *serve, const struct engine_setup *setup)
+static void serve_reload(struct serve *serve)
 {
     notify_reloading();
-    if (engine_reload(&serve->engine, setup) == CLI_OK) {
+    if (engine_reload(&serve->engine, &serve->setup) == CLI_OK) {
         printf("reloaded: %u differences need a restart\n", (unsigned)serve->engine.restart);
     } else {
         printf("not reloaded: the old settings stay\n");
@@ -132,7 +147,7 @@ static void serve_reload(struct serve *serve, const struct engine_setup *setup)
     notify_manager("READY=1");
 }
 
-static int serve_wait(struct serve *serve, const struct engine_setup *setup, const sigset_t *set)
+static int serve_wait(struct serve *serve, const sigset_t *set)
 {
     const struct timespec every = {.tv_sec = (time_t)serve->stats_s};
 
@@ -140,7 +155,7 @@ static int serve_wait(struct serve *serve, const struct engine_setup *setup, con
         int sig = serve->stats_s != 0 ? sigtimedwait(set, NULL, &every) : sigwaitinfo(set, NULL);
 
         if (sig == SIGHUP) {
-            serve_reload(serve, setup);
+            serve_reload(serve);
             continue;
         }
         if (sig > 0) {
@@ -152,46 +167,49 @@ static int serve_wait(struct serve *serve, const struct engine_setup *setup, con
             printf("\n");
             (void)fflush(stdout);
         } else if (errno != EINTR) {
-            cli_error("serve: cannot wait for signals: %s", strerror(errno));
+            cli_error("%s: cannot wait for signals: %s", serve->command, strerror(errno));
             return CLI_OS;
         }
     }
 }
 
-int cmd_serve(int argc, char **argv)
+int serve_run(struct serve *serve)
 {
-    struct serve serve = {.drain_ms = 5000};
-    struct engine_setup setup = {.common = &serve.common};
     sigset_t set;
     int closed;
-    int r = serve_parse(&serve, argc, argv);
+    int r;
 
-    if (r != CLI_GO) {
-        return r;
-    }
-    if (serve.ready_fd != 0 && fcntl((int)serve.ready_fd, F_SETFD, FD_CLOEXEC) < 0) {
-        cli_error("serve: descriptor %u is not open", (unsigned)serve.ready_fd);
+    serve->setup.common = &serve->common;
+    if (serve->ready_fd != 0 && fcntl((int)serve->ready_fd, F_SETFD, FD_CLOEXEC) < 0) {
+        cli_error("%s: descriptor %u is not open", serve->command, (unsigned)serve->ready_fd);
         return CLI_USAGE;
     }
-    setup.config_text = serve.ini;
-    r = serve_signals(&serve, &set);
+    r = serve_signals(serve, &set);
     if (r != CLI_OK) {
         return r;
     }
-    r = engine_open(&serve.engine, &setup);
+    r = engine_open(&serve->engine, &serve->setup);
     if (r == CLI_OK) {
-        r = engine_start(&serve.engine);
+        r = engine_start(&serve->engine);
     }
     if (r == CLI_OK) {
-        r = serve_ready(&serve);
+        r = serve_ready(serve);
     }
     if (r == CLI_OK) {
         notify_manager("READY=1");
-        r = serve_wait(&serve, &setup, &set);
+        r = serve_wait(serve, &set);
     }
     notify_manager("STOPPING=1");
-    closed = engine_close(&serve.engine, serve.drain_ms);
+    closed = engine_close(&serve->engine, serve->drain_ms);
     /* A peer that was cut off at the end of a drain is no failure of ours: it was told. */
     (void)closed;
     return r;
+}
+
+int cmd_serve(int argc, char **argv)
+{
+    struct serve serve = {.command = "serve"};
+    int r = serve_parse(&serve, argc, argv);
+
+    return r == CLI_GO ? serve_run(&serve) : r;
 }

@@ -20,6 +20,7 @@ struct command {
 
 static const struct command commands[] = {
     {"serve", cmd_serve, "run the serving backends of an INI file until told to stop"},
+    {"controller", cmd_controller, "LMCache's cache controller: who holds which chunk"},
     {"check", cmd_check, "check an INI file and start nothing"},
     {"put", cmd_put, "store a file as one chunk"},
     {"get", cmd_get, "fetch one chunk into a file"},
@@ -41,7 +42,7 @@ static int print_overview(void)
            "Share KV-cache chunks between inference engines.\n\ncommands:\n");
     for (size_t i = 0; i < COMMAND_COUNT; i++) {
         if (commands[i].about != NULL) {
-            printf("  %-8s %s\n", commands[i].word, commands[i].about);
+            printf("  %-10s %s\n", commands[i].word, commands[i].about);
         }
     }
     printf("\n'kvlane COMMAND --help' tells more; 'kvlane --version' names both builds.\n\n"

@@ -67,6 +67,13 @@ struct fake_host {
     uint64_t next_id;
     int reserve_code;
     int target_code;
+    struct kvl_store_event *events; /* recorded and not taken */
+    uint32_t event_count;
+    uint32_t event_room;
+    int recording;
+    int events_lost;
+    int events_woken;
+    int events_code;
 };
 
 static struct fake_host *fake_of(const struct kvl_host *host)
@@ -292,6 +299,53 @@ static int fake_list_add(const struct kvl_host *host, uint64_t cookie, const str
 
 /* ---- the store; all below with the lock held ---- */
 
+/* The hash in a key of LMCache, `model@world@worker@hash@dtype`; for others a sum of the bytes. */
+static void fake_number_key(const char *text, size_t length, struct kvl_chunk_id *id_out)
+{
+    char copy[KVL_KEY_MAX + 1];
+    const char *at = copy;
+    char *end;
+
+    memcpy(copy, text, length);
+    copy[length] = '\0';
+    memset(id_out, 0, sizeof(*id_out));
+    for (int i = 0; i < 3 && at != NULL; i++) {
+        at = strchr(at, '@');
+        at = at == NULL ? NULL : at + 1;
+    }
+    if (at != NULL) {
+        id_out->negative = *at == '-';
+        id_out->bits = strtoull(at + id_out->negative, &end, 16);
+        id_out->bits = id_out->negative ? 0 - id_out->bits : id_out->bits;
+        if (*end == '@') {
+            return;
+        }
+    }
+    id_out->negative = 0;
+    id_out->bits = 14695981039346656037ull;
+    for (size_t i = 0; i < length; i++) {
+        id_out->bits = (id_out->bits ^ (uint8_t)text[i]) * 1099511628211ull;
+    }
+}
+
+static void fake_record(struct fake_host *fake, const struct fake_chunk *chunk, uint32_t kind)
+{
+    struct kvl_store_event *event;
+
+    if (!fake->recording) {
+        return;
+    }
+    if (fake->event_count == fake->event_room) {
+        fake->event_room = fake->event_room == 0 ? 64 : fake->event_room * 2;
+        fake->events = realloc(fake->events, fake->event_room * sizeof(*fake->events));
+    }
+    event = &fake->events[fake->event_count++];
+    *event =
+        (struct kvl_store_event){.kind = kind, .bytes = kind == KVL_KEY_ADMIT ? chunk->length : 0};
+    fake_number_key(chunk->key, chunk->key_length, &event->id);
+    pthread_cond_broadcast(&fake->changed);
+}
+
 static struct fake_chunk **fake_find(struct fake_host *fake, const void *text, size_t length)
 {
     struct fake_chunk **at = &fake->chunks;
@@ -330,6 +384,7 @@ static void fake_index(struct fake_host *fake, struct fake_chunk *chunk)
     }
     chunk->next = fake->chunks;
     fake->chunks = chunk;
+    fake_record(fake, chunk, KVL_KEY_ADMIT);
 }
 
 static struct fake_chunk *fake_new_chunk(struct fake_host *fake, const struct kvl_key *key,
@@ -484,6 +539,7 @@ static int fake_store_remove(const struct kvl_host *host, const struct kvl_key *
     pthread_mutex_lock(&fake->lock);
     at = fake_find(fake, key->text, key->length);
     if (*at != NULL) {
+        fake_record(fake, *at, KVL_KEY_EVICT);
         fake_unindex(fake, at);
         r = 0;
     }
@@ -525,6 +581,80 @@ static uint64_t fake_store_max_bytes(const struct kvl_host *host)
     return 1ull << 30;
 }
 
+/* ---- store events ---- */
+
+static int fake_chunk_id(const struct kvl_host *host, const struct kvl_key *key,
+                         struct kvl_chunk_id *id_out)
+{
+    (void)host;
+    if (key->length == 0 || key->length > KVL_KEY_MAX) {
+        return -EINVAL;
+    }
+    fake_number_key(key->text, key->length, id_out);
+    return 0;
+}
+
+static int fake_store_events(const struct kvl_host *host, struct kvl_store_event *events_out,
+                             uint32_t room, uint64_t deadline_ms)
+{
+    struct fake_host *fake = fake_of(host);
+    const struct timespec until = {.tv_sec = (time_t)(deadline_ms / 1000),
+                                   .tv_nsec = (long)(deadline_ms % 1000) * 1000000};
+    uint32_t count = 0;
+    int r = 0;
+
+    pthread_mutex_lock(&fake->lock);
+    fake->recording = 1;
+    while (r == 0 && fake->event_count == 0 && !fake->events_lost && !fake->events_woken &&
+           fake->events_code == 0) {
+        r = pthread_cond_timedwait(&fake->changed, &fake->lock, &until);
+    }
+    r = fake->events_code;
+    if (r == 0 && fake->events_lost) {
+        fake->events_lost = 0;
+        fake->event_count = 0;
+        r = -EOVERFLOW;
+    } else if (r == 0) {
+        count = fake->event_count < room ? fake->event_count : room;
+        if (count > 0) {
+            memcpy(events_out, fake->events, count * sizeof(*events_out));
+            memmove(fake->events, fake->events + count,
+                    (fake->event_count - count) * sizeof(*fake->events));
+        }
+        fake->event_count -= count;
+        fake->events_woken = 0;
+        r = (int)count;
+    }
+    pthread_mutex_unlock(&fake->lock);
+    return r;
+}
+
+static void fake_store_events_wake(const struct kvl_host *host)
+{
+    struct fake_host *fake = fake_of(host);
+
+    pthread_mutex_lock(&fake->lock);
+    fake->events_woken = 1;
+    pthread_cond_broadcast(&fake->changed);
+    pthread_mutex_unlock(&fake->lock);
+}
+
+void fake_host_lose_events(struct fake_host *fake)
+{
+    pthread_mutex_lock(&fake->lock);
+    fake->events_lost = 1;
+    pthread_cond_broadcast(&fake->changed);
+    pthread_mutex_unlock(&fake->lock);
+}
+
+void fake_host_set_events_code(struct fake_host *fake, int code)
+{
+    pthread_mutex_lock(&fake->lock);
+    fake->events_code = code;
+    pthread_cond_broadcast(&fake->changed);
+    pthread_mutex_unlock(&fake->lock);
+}
+
 /* ---- life and views ---- */
 
 static void fake_fill_table(struct fake_host *fake)
@@ -551,6 +681,9 @@ static void fake_fill_table(struct fake_host *fake)
         .store_remove = fake_store_remove,
         .store_list = fake_store_list,
         .store_max_bytes = fake_store_max_bytes,
+        .chunk_id = fake_chunk_id,
+        .store_events = fake_store_events,
+        .store_events_wake = fake_store_events_wake,
     };
 }
 
@@ -614,6 +747,7 @@ void fake_host_destroy(struct fake_host *fake)
     }
     pthread_cond_destroy(&fake->changed);
     pthread_mutex_destroy(&fake->lock);
+    free(fake->events);
     free(fake);
 }
 

@@ -63,6 +63,11 @@ int fake_host_wait_removes(struct fake_host *fake, uint32_t count);
 int fake_host_wait_reserves(struct fake_host *fake, uint32_t count);
 int fake_host_wait_releases(struct fake_host *fake, uint32_t count);
 
+/** The next store_events call says that events were lost. */
+void fake_host_lose_events(struct fake_host *fake);
+/** What store_events answers from now on when it is not 0. */
+void fake_host_set_events_code(struct fake_host *fake, int code);
+
 /** Leases and handles that are out, threads not joined. All 0 after stop. */
 uint32_t fake_host_leaks(struct fake_host *fake);
 
