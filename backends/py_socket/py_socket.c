@@ -6,10 +6,12 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <kvlane/backend.h>
 
 #include "py_socket_counters.h"
+#include "py_socket_data.h"
 #include "py_socket_options.h"
 #include "py_socket_zmq.h"
 
@@ -22,6 +24,7 @@ struct py_socket {
     struct py_socket_options options;
     struct py_socket_counters counters;
     struct py_socket_zmq *zmq; /* NULL unless started */
+    struct py_socket_data data;
     _Atomic int is_started;
 };
 
@@ -59,10 +62,26 @@ static int py_socket_start(void *arg, struct kvl_err *err)
     struct py_socket *self = arg;
     int r = py_socket_zmq_create(self->host, &self->options, &self->counters, &self->zmq, err);
 
-    if (r == 0) {
-        atomic_store(&self->is_started, 1);
+    if (r < 0) {
+        return r;
     }
-    return r;
+    self->data.host = self->host;
+    self->data.options = &self->options;
+    self->data.zmq = self->zmq;
+    self->data.counters = &self->counters;
+    r = py_socket_data_start(&self->data);
+    if (r < 0) {
+        return py_socket_err(err, r, "py_socket: cannot start its threads: %s", strerror(-r));
+    }
+    atomic_store(&self->is_started, 1);
+    return 0;
+}
+
+struct py_socket_data *py_socket_data_of(void *arg)
+{
+    struct py_socket *self = arg;
+
+    return &self->data;
 }
 
 static void py_socket_stop(void *arg)
@@ -70,6 +89,7 @@ static void py_socket_stop(void *arg)
     struct py_socket *self = arg;
 
     atomic_store(&self->is_started, 0);
+    py_socket_data_stop(&self->data);
     py_socket_zmq_destroy(self->zmq);
     self->zmq = NULL;
 }
@@ -89,13 +109,18 @@ static void py_socket_destroy(void *arg)
 static void py_socket_get_health(void *arg, struct kvl_health *health_out)
 {
     struct py_socket *self = arg;
-    int is_started = atomic_load(&self->is_started);
+    int n;
 
-    health_out->state = is_started ? KVL_HEALTH_OK : KVL_HEALTH_DOWN;
-    snprintf(health_out->text, sizeof(health_out->text),
-             is_started ? "%llu channels, %llu peers" : "not running",
-             (unsigned long long)py_socket_counted(&self->counters.channels),
-             (unsigned long long)py_socket_counted(&self->counters.peers));
+    if (!atomic_load(&self->is_started)) {
+        health_out->state = KVL_HEALTH_DOWN;
+        snprintf(health_out->text, sizeof(health_out->text), "not running");
+        return;
+    }
+    n = snprintf(health_out->text, sizeof(health_out->text), "%llu channels, %llu peers; ",
+                 (unsigned long long)py_socket_counted(&self->counters.channels),
+                 (unsigned long long)py_socket_counted(&self->counters.peers));
+    health_out->state = py_socket_data_health(&self->data, health_out->text + n,
+                                              sizeof(health_out->text) - (size_t)n);
 }
 
 static void py_socket_get_stats(void *arg, kvl_stat_fn fn, void *ctx)
@@ -103,6 +128,9 @@ static void py_socket_get_stats(void *arg, kvl_stat_fn fn, void *ctx)
     struct py_socket *self = arg;
 
     py_socket_counters_tell(&self->counters, fn, ctx);
+    if (atomic_load(&self->is_started)) {
+        py_socket_data_stats(&self->data, fn, ctx);
+    }
 }
 
 static const struct kvl_backend_ops py_socket_ops = {
@@ -114,6 +142,7 @@ static const struct kvl_backend_ops py_socket_ops = {
     .destroy = py_socket_destroy,
     .get_health = py_socket_get_health,
     .get_stats = py_socket_get_stats,
+    .channels = &py_socket_channel_ops,
 };
 
 static const struct kvl_backend_desc py_socket_desc = {
@@ -121,7 +150,7 @@ static const struct kvl_backend_desc py_socket_desc = {
     .size = sizeof(struct kvl_backend_desc),
     .abi_major = KVL_BACKEND_ABI_MAJOR,
     .abi_minor = KVL_BACKEND_ABI_MINOR,
-    .caps = 0,
+    .caps = KVL_CAP_CHANNEL,
     .needs = 0,
     .name = "py_socket",
     .version = "0.1.0",

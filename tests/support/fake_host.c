@@ -8,6 +8,7 @@
 #include <time.h>
 
 #define WAIT_S 20
+#define THREADS_MAX 4096 /* over the life of a host */
 
 struct fake_chunk {
     struct fake_chunk *next;
@@ -53,8 +54,8 @@ struct fake_host {
     struct fake_done *done;
     struct fake_target *targets;
     struct fake_name *names;
-    pthread_t threads[64];
-    uint8_t joined[64];
+    pthread_t threads[THREADS_MAX];
+    uint8_t joined[THREADS_MAX];
     uint32_t thread_count;
     uint32_t joined_count;
     uint32_t leases;
