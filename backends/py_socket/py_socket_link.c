@@ -111,7 +111,7 @@ void link_tell_gone(struct py_socket_link *link, struct py_socket_peer *gone)
         struct py_socket_peer *next = gone->next_gone;
         int reason = atomic_load(&gone->gone);
 
-        py_socket_uncount(&counters->peers);
+        py_socket_uncount(&counters->peers_now);
         if (reason == -ESTALE) {
             py_socket_count(&counters->peers_replaced);
             kvl_info(link->config.host->log,
@@ -140,7 +140,7 @@ void link_tell(struct py_socket_link *link, const struct py_socket_learned *lear
     if (peer == NULL || !learned->is_new) {
         return;
     }
-    py_socket_count(&link->config.counters->peers);
+    py_socket_count(&link->config.counters->peers_now);
     link_quote(peer->id, strlen(peer->id), quote);
     if (peer->version == 0) {
         kvl_info(link->config.host->log,
@@ -293,7 +293,7 @@ int py_socket_link_create(const struct py_socket_link_config *config,
     link->waiting_end = &link->waiting;
     pthread_mutex_init(&link->lock, NULL);
     pthread_cond_init(&link->changed, NULL);
-    py_socket_count(&config->counters->channels);
+    py_socket_count(&config->counters->channels_now);
     r = link_copy_url("peer_init_url", config->peer_init_url, link->bind, err);
     if (r == 0) {
         r = link_copy_url("peer_lookup_url", config->peer_lookup_url, link->lookup_url, err);
@@ -403,7 +403,7 @@ void py_socket_link_close(struct py_socket_link *link)
     link_close_fd(link->wake_fd);
     link_close_fd(link->timer_fd);
     py_socket_peers_destroy(link->peers);
-    py_socket_uncount(&link->config.counters->channels);
+    py_socket_uncount(&link->config.counters->channels_now);
     pthread_cond_destroy(&link->changed);
     pthread_mutex_destroy(&link->lock);
     free(link);
