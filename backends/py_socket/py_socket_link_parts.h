@@ -93,7 +93,7 @@ void link_wake(struct py_socket_link *link);
 /** Polls a socket on behalf of `who`. @return 0; a code of epoll. */
 int link_poll_add(struct py_socket_link *link, void *socket, void *who);
 void link_poll_remove(struct py_socket_link *link, void *socket);
-/** Tells the data plane about what py_socket_peers_learn changed, and lets go of all but the peer. */
+/** Tells the data plane what py_socket_peers_learn changed, and lets go of all but the peer. */
 void link_tell(struct py_socket_link *link, const struct py_socket_learned *learned);
 void link_tell_gone(struct py_socket_link *link, struct py_socket_peer *gone);
 /**
