@@ -266,28 +266,6 @@ void py_socket_move_ops(struct py_socket_move *move, struct py_socket_chunks_ops
 
 /* ---- push: a peer shall have our chunks ---- */
 
-/* Tokens of a chunk, as far as its shape says. */
-static uint64_t tokens_of(const struct kvl_attrs *attrs)
-{
-    int32_t tokens = 0;
-
-    switch (attrs->fmt) {
-    case KVL_FMT_KV_2LTD:
-    case KVL_FMT_KV_MLA:
-        tokens = attrs->shape[2];
-        break;
-    case KVL_FMT_KV_T2D:
-        tokens = attrs->shape[0];
-        break;
-    case KVL_FMT_KV_2TD:
-        tokens = attrs->shape[1];
-        break;
-    default:
-        break;
-    }
-    return tokens > 0 ? (uint64_t)tokens : 0;
-}
-
 /* Everything that one question takes, in one piece of memory. */
 struct pushing {
     uint32_t count;
@@ -327,7 +305,7 @@ static void pushing_add(const struct py_socket_move *move, struct pushing *pushi
         return;
     }
     pushing->keys[pushing->count] = (struct kvl_text){.text = key->text, .length = key->length};
-    pushing->offsets[pushing->count] = tokens_of(&view->attrs);
+    pushing->offsets[pushing->count] = kvl_attrs_tokens(&view->attrs);
     pushing->pages[pushing->count] =
         move->base != NULL && view->data != NULL
             ? (uint64_t)((const char *)view->data - (const char *)move->base) / move->page
