@@ -20,7 +20,7 @@
 #define KVL_REGFILE_BLOCK_MAX (256u << 10)
 #define KVL_REGFILE_END_BYTES 24u
 /** Bytes of a worker without its locations, at most; of a location; of a key. */
-#define KVL_REGFILE_WORKER_MAX (48u + 3u * KVL_NAME_ROOM)
+#define KVL_REGFILE_WORKER_MAX (52u + 3u * KVL_NAME_ROOM)
 #define KVL_REGFILE_LOCATION_MAX (16u + KVL_NAME_ROOM)
 #define KVL_REGFILE_KEY_MAX 13u
 

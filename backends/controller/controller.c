@@ -111,6 +111,25 @@ static void controller_get_stats(void *self, kvl_stat_fn fn, void *ctx)
     controller->role->get_stats(controller->self, fn, ctx);
 }
 
+/* 0 would mean every bit of the description. */
+static void controller_get_limits(void *self, struct kvl_limits *limits_out)
+{
+    const struct controller *controller = self;
+
+    limits_out->caps = controller->role->locate != NULL ? KVL_CAP_LOCATE : ~KVL_CAP_LOCATE;
+}
+
+static int controller_locate(void *self, const struct kvl_chunk_id *ids, uint32_t count,
+                             uint64_t deadline_ms, kvl_locate_fn fn, void *ctx)
+{
+    struct controller *controller = self;
+
+    if (controller->role->locate == NULL) {
+        return -ENOTSUP;
+    }
+    return controller->role->locate(controller->self, ids, count, deadline_ms, fn, ctx);
+}
+
 static const struct kvl_backend_ops controller_ops = {
     .size = sizeof(struct kvl_backend_ops),
     .check = controller_check,
@@ -121,6 +140,8 @@ static const struct kvl_backend_ops controller_ops = {
     .destroy = controller_destroy,
     .get_health = controller_get_health,
     .get_stats = controller_get_stats,
+    .get_limits = controller_get_limits,
+    .locate = controller_locate,
 };
 
 static const struct kvl_backend_desc controller_desc = {
@@ -128,7 +149,7 @@ static const struct kvl_backend_desc controller_desc = {
     .size = sizeof(struct kvl_backend_desc),
     .abi_major = KVL_BACKEND_ABI_MAJOR,
     .abi_minor = KVL_BACKEND_ABI_MINOR,
-    .caps = 0,
+    .caps = KVL_CAP_LOCATE,
     .needs = KVL_NEED_STORE | KVL_NEED_REGISTRY,
     .name = "controller",
     .version = "0.1.0",

@@ -17,7 +17,7 @@
 
 #define ARENA_FIRST_BYTES (64u << 10)
 #define ARENA_KEPT_BYTES (8u << 20) /* more than this is given back after the message */
-#define ARENA_ALIGN (sizeof(max_align_t))
+#define ARENA_ALIGN (_Alignof(max_align_t))
 
 struct arena_block {
     struct arena_block *next;

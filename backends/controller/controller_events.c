@@ -459,13 +459,6 @@ int controller_events_lost(struct controller_events *events)
     return lost;
 }
 
-void controller_events_set_lost(struct controller_events *events)
-{
-    pthread_mutex_lock(&events->lock);
-    events->lost = true;
-    pthread_mutex_unlock(&events->lock);
-}
-
 void controller_events_stats(struct controller_events *events,
                              struct controller_events_stats *stats_out)
 {

@@ -68,9 +68,6 @@ void controller_events_release(struct controller_events *events, int covered);
 /** 1 when the controller misses events: a full sync is due. */
 int controller_events_lost(struct controller_events *events);
 
-/** The controller is to get a full sync. */
-void controller_events_set_lost(struct controller_events *events);
-
 /**
  * Puts one message into the PUSH socket, behind all before it. Never blocks.
  * @return 0; -EAGAIN no connection, or it takes no more; -ENOMEM; -EIO.

@@ -132,6 +132,13 @@ static int req_open(struct controller_req *req, char *why)
     return 0;
 }
 
+static uint64_t req_deadline(const struct controller_req *req, uint64_t ms, uint64_t latest_ms)
+{
+    uint64_t deadline = req->desc.host->now_ms(req->desc.host) + ms;
+
+    return deadline < latest_ms ? deadline : latest_ms;
+}
+
 /* @return 0 the socket is ready for `events`; -ETIMEDOUT; -ECANCELED; -EIO. */
 static int req_wait(struct controller_req *req, short events, uint64_t deadline_ms)
 {
@@ -166,9 +173,9 @@ static void req_drop_unasked(struct controller_req *req)
     }
 }
 
-static int req_send(struct controller_req *req, char *why)
+static int req_send(struct controller_req *req, uint64_t latest_ms, char *why)
 {
-    uint64_t deadline = req->desc.host->now_ms(req->desc.host) + req->desc.send_ms;
+    uint64_t deadline = req_deadline(req, req->desc.send_ms, latest_ms);
     int r;
 
     req_drop_unasked(req);
@@ -185,14 +192,15 @@ static int req_send(struct controller_req *req, char *why)
 }
 
 /* The last frame is the answer, whatever comes before it. */
-static int req_receive(struct controller_req *req, char *why)
+static int req_receive(struct controller_req *req, uint64_t latest_ms, char *why)
 {
-    uint64_t deadline = req->desc.host->now_ms(req->desc.host) + req->desc.recv_ms;
+    const uint64_t begun = req->desc.host->now_ms(req->desc.host);
+    uint64_t deadline = req_deadline(req, req->desc.recv_ms, latest_ms);
     int r = req_wait(req, ZMQ_POLLIN, deadline);
 
     if (r < 0) {
         return req_why(why, r, "no answer from '%s' in %llu ms", req->url,
-                       (unsigned long long)req->desc.recv_ms);
+                       (unsigned long long)(deadline > begun ? deadline - begun : 0));
     }
     do {
         if (zmq_msg_recv(&req->frame, req->socket, ZMQ_DONTWAIT) < 0) {
@@ -231,6 +239,13 @@ static int req_decode(struct controller_req *req, enum controller_type want,
 int controller_req_call(struct controller_req *req, const struct controller_msg *ask,
                         enum controller_type want, struct controller_msg *answer_out, char *why)
 {
+    return controller_req_call_until(req, ask, want, KVL_NEVER, answer_out, why);
+}
+
+int controller_req_call_until(struct controller_req *req, const struct controller_msg *ask,
+                              enum controller_type want, uint64_t deadline_ms,
+                              struct controller_msg *answer_out, char *why)
+{
     int r;
 
     req->buf.length = 0;
@@ -241,10 +256,10 @@ int controller_req_call(struct controller_req *req, const struct controller_msg 
     }
     r = req_open(req, why);
     if (r == 0) {
-        r = req_send(req, why);
+        r = req_send(req, deadline_ms, why);
     }
     if (r == 0) {
-        r = req_receive(req, why);
+        r = req_receive(req, deadline_ms, why);
     }
     if (r == 0) {
         r = req_decode(req, want, answer_out, why);

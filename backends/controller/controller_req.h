@@ -50,6 +50,11 @@ const char *controller_req_url(const struct controller_req *req);
 int controller_req_call(struct controller_req *req, const struct controller_msg *ask,
                         enum controller_type want, struct controller_msg *answer_out, char *why);
 
+/** The same, and not beyond a deadline; KVL_NEVER = none. */
+int controller_req_call_until(struct controller_req *req, const struct controller_msg *ask,
+                              enum controller_type want, uint64_t deadline_ms,
+                              struct controller_msg *answer_out, char *why);
+
 /** Text up to the terminating zero as the wire's records want it. NULL is empty. */
 struct kvl_text controller_text(const char *text);
 /** `tcp://` + url into room bytes; one `tcp://` that is there already is not doubled. */

@@ -19,12 +19,15 @@ struct controller_role {
     void (*destroy)(void *self);
     void (*get_health)(void *self, struct kvl_health *health_out);
     void (*get_stats)(void *self, kvl_stat_fn fn, void *ctx);
+    /** Optional. */
+    int (*locate)(void *self, const struct kvl_chunk_id *ids, uint32_t count, uint64_t deadline_ms,
+                  kvl_locate_fn fn, void *ctx);
 };
 
 /** Role controller: controller_server.c. */
 extern const struct controller_role controller_role_controller;
 
-/** Role worker: controller_worker.c. */
+/** Role worker: controller_worker_role.c. */
 extern const struct controller_role controller_role_worker;
 
 #endif /* KVL_CONTROLLER_ROLE_H */

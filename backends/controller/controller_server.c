@@ -4,9 +4,11 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <zmq.h>
 
+#include "controller_http.h"
 #include "controller_role.h"
 #include "controller_state.h"
 
@@ -50,6 +52,7 @@ static void server_destroy(void *self)
     controller_handle_fini(&server->requests);
     controller_buf_fini(&server->answer);
     controller_asks_fini(&server->asks);
+    controller_http_destroy(server->http);
     pthread_cond_destroy(&server->wake);
     pthread_mutex_destroy(&server->lock);
     free(server);
@@ -72,6 +75,9 @@ static int server_init(struct controller_server *server)
     if (r == 0) {
         r = controller_handle_init(&server->requests, server->host, server->options,
                                    &server->counts);
+    }
+    if (r == 0 && server->options->http) {
+        r = controller_http_create(server, &server->http);
     }
     if (r < 0) {
         server_destroy(server);
@@ -125,6 +131,9 @@ static void server_stop(void *self)
         return;
     }
     (void)zmq_ctx_shutdown(server->zmq); /* ends every wait on a socket */
+    if (server->http != NULL) {
+        controller_http_stop(server->http);
+    }
     for (uint32_t i = 0; i < server->thread_count; i++) {
         (void)server->host->thread_join(server->host, server->threads[i]);
     }
@@ -202,6 +211,16 @@ static void server_print_address(struct controller_server *server)
     }
 }
 
+static void server_add_http_address(struct controller_server *server)
+{
+    size_t used = strlen(server->address);
+
+    if (controller_http_address(server->http)[0] != '\0') {
+        (void)snprintf(server->address + used, sizeof(server->address) - used, " http %s",
+                       controller_http_address(server->http));
+    }
+}
+
 static int server_start(void *self, struct kvl_err *err)
 {
     struct controller_server *server = self;
@@ -211,6 +230,10 @@ static int server_start(void *self, struct kvl_err *err)
         controller_upkeep_load(server); /* before the first message is taken off a socket */
         server_print_address(server);
         r = server_run(server, err);
+    }
+    if (r == 0 && server->http != NULL) {
+        r = controller_http_start(server->http, err);
+        server_add_http_address(server);
     }
     if (r < 0) {
         server_stop(server);
@@ -245,7 +268,11 @@ static void server_stats(void *self, kvl_stat_fn fn, void *ctx)
     const struct controller_server *server = self;
 
     for (size_t i = 0; i < CONTROLLER_COUNTS; i++) {
-        fn(ctx, controller_count_names[i], controller_count_get(&server->counts, i));
+        fn(ctx, controller_count_names[i],
+           controller_count_get(&server->counts, (enum controller_count)i));
+    }
+    if (server->http != NULL) {
+        controller_http_stats(server->http, fn, ctx);
     }
 }
 

@@ -16,6 +16,7 @@
 #define CONTROLLER_THREADS_MAX 3u
 
 struct controller_server {
+    struct controller_http *http; /* NULL = none */
     const struct kvl_host *host; /* borrowed */
     const struct controller_options *options; /* borrowed */
     void *zmq; /* context; each socket below belongs to the thread that serves it */

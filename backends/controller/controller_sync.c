@@ -218,6 +218,17 @@ static int sync_send_end(struct controller_sync *sync)
     return sync_push(sync, &msg);
 }
 
+/* What was in the connection may be lost, and a controller that is new knows nothing of the sync. */
+static int sync_check_connection(struct controller_sync *sync)
+{
+    struct controller_events_stats stats;
+
+    controller_events_stats(sync->desc.events, &stats);
+    return stats.breaks == sync->breaks
+               ? 0
+               : sync_fail(sync, -ECONNRESET, "the connection to the pull port broke");
+}
+
 static int sync_send_all(struct controller_sync *sync)
 {
     uint32_t batches = sync_batches(sync);
@@ -225,6 +236,9 @@ static int sync_send_all(struct controller_sync *sync)
 
     for (uint32_t batch = 0; batch < batches && r == 0; batch++) {
         r = batch == 0 ? 0 : sync_pause(sync, BATCH_PAUSE_MS);
+        if (r == 0) {
+            r = sync_check_connection(sync);
+        }
         if (r == 0) {
             r = sync_send_batch(sync, batch);
         }
@@ -296,14 +310,6 @@ static int sync_begin(struct controller_sync *sync)
     return r;
 }
 
-static bool sync_connection_broke(struct controller_sync *sync)
-{
-    struct controller_events_stats stats;
-
-    controller_events_stats(sync->desc.events, &stats);
-    return stats.breaks != sync->breaks;
-}
-
 /* What a status says about the one before: nothing new twice in a row means that something is lost. */
 struct sync_progress {
     uint32_t missing; /* batches */
@@ -342,8 +348,8 @@ static int sync_finish(struct controller_sync *sync)
     sync_describe(sync, CONTROLLER_SYNC_STATUS, &ask);
     for (uint32_t i = 0; i < STATUS_ATTEMPTS; i++) {
         r = sync_pause(sync, pause);
-        if (r == 0 && sync_connection_broke(sync)) {
-            r = sync_fail(sync, -ECONNRESET, "the connection to the pull port broke");
+        if (r == 0) {
+            r = sync_check_connection(sync);
         }
         if (r < 0) {
             return r;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "controller_entry.h"
 #include "controller_json.h"
 #include "controller_read.h"
 #include "controller_schema.h"
@@ -151,45 +152,12 @@ static int wire_find_tag(struct controller_reader *in, const struct controller_a
 
 /* ---- entries of lists and maps; each is written whole ---- */
 
-/* Maps of 3 as all workers write them take one look per name. 1 when it was one of these. */
-static int wire_quick_op(struct controller_reader *in, struct kvl_key_op *op)
-{
-    static const char admit[] = "\x83\xa7op_type\xa5"
-                                "admit\xa3key";
-    static const char evict[] = "\x83\xa7op_type\xa5"
-                                "evict\xa3key";
-    static const char seq[] = "\xa7seq_num";
-    const struct kvl_pack back = in->pack;
-
-    if (kvl_pack_left(&in->pack) < sizeof(admit) - 1) {
-        return 0;
-    }
-    if (memcmp(in->pack.at, admit, sizeof(admit) - 1) == 0) {
-        op->kind = KVL_KEY_ADMIT;
-    } else if (memcmp(in->pack.at, evict, sizeof(evict) - 1) == 0) {
-        op->kind = KVL_KEY_EVICT;
-    } else {
-        return 0;
-    }
-    op->reserved = 0;
-    in->pack.at += sizeof(admit) - 1;
-    if (controller_read_id(in, NULL, &op->id) == 0 && kvl_pack_left(&in->pack) >= sizeof(seq) - 1 &&
-        memcmp(in->pack.at, seq, sizeof(seq) - 1) == 0) {
-        in->pack.at += sizeof(seq) - 1;
-        if (kvl_pack_read_i64(&in->pack, &op->seq) == 0) {
-            return 1;
-        }
-    }
-    in->pack = back;
-    return 0;
-}
-
 static int wire_op(struct controller_reader *in, const struct controller_at *at, void *item)
 {
     uint32_t pairs;
     int r;
 
-    if (wire_quick_op(in, item)) {
+    if (controller_entry_quick_op(in, item)) {
         return 0;
     }
     memset(item, 0, sizeof(struct kvl_key_op));
@@ -232,76 +200,6 @@ static int wire_command(struct controller_reader *in, const struct controller_at
     return wire_record(in, &controller_command_record, pairs, &tag, at, item);
 }
 
-static int wire_id(struct controller_reader *in, const struct controller_at *at, void *item)
-{
-    return controller_read_id(in, at, item);
-}
-
-static int wire_layout(struct controller_reader *in, const struct controller_at *at, void *item)
-{
-    struct controller_layout *layout = item;
-    struct controller_at place = {.up = at};
-    int r = controller_read_tuple(in, at, 4);
-
-    if (r == 0) {
-        r = controller_read_text(in, &place, "str", &layout->instance_id);
-    }
-    if (r == 0) {
-        place.index = 1;
-        r = controller_read_text(in, &place, "str", &layout->location);
-    }
-    if (r == 0) {
-        place.index = 2;
-        r = controller_read_int(in, &place, &layout->count);
-    }
-    if (r == 0) {
-        place.index = 3;
-        r = controller_read_text(in, &place, "str", &layout->peer_init_url);
-    }
-    return r;
-}
-
-/* In the three maps `at` is the entry, and its key is told as one of the map. */
-static int wire_map_layout(struct controller_reader *in, const struct controller_at *at, void *item)
-{
-    const struct controller_at key = {.up = at->up, .index = CONTROLLER_AT_KEY};
-    struct controller_layout *layout = item;
-    struct controller_at place = {.up = at};
-    int r;
-
-    layout->peer_init_url = (struct kvl_text){0};
-    r = controller_read_text(in, &key, "str", &layout->instance_id);
-    if (r == 0) {
-        r = controller_read_tuple(in, at, 2);
-    }
-    if (r == 0) {
-        r = controller_read_text(in, &place, "str", &layout->location);
-    }
-    if (r == 0) {
-        place.index = 1;
-        r = controller_read_int(in, &place, &layout->count);
-    }
-    return r;
-}
-
-static int wire_pair(struct controller_reader *in, const struct controller_at *at, void *item)
-{
-    const struct controller_at key = {.up = at->up, .index = CONTROLLER_AT_KEY};
-    struct controller_pair *pair = item;
-    int r = controller_read_text(in, &key, "str", &pair->key);
-
-    return r < 0 ? r : controller_read_text(in, at, "str", &pair->value);
-}
-
-static int wire_code(struct controller_reader *in, const struct controller_at *at, void *item)
-{
-    const struct controller_at key = {.up = at->up, .index = CONTROLLER_AT_KEY};
-    struct controller_code *code = item;
-    int r = controller_read_int(in, &key, &code->worker_id);
-
-    return r < 0 ? r : controller_read_int(in, at, &code->code);
-}
-
 /* ---- lists and maps ---- */
 
 struct wire_list_kind {
@@ -309,13 +207,17 @@ struct wire_list_kind {
     uint8_t least; /* bytes of an entry on the wire; more for records, see wire_least */
     uint8_t is_map;
     const struct controller_record *record;
-    int (*read)(struct controller_reader *in, const struct controller_at *at, void *item);
+    controller_entry_fn read;
     controller_unique_fn unique; /* maps: entries with the same key become one */
 };
 
 static const struct wire_list_kind wire_lists[] = {
-    [CONTROLLER_KIND_IDS] = {.size = sizeof(struct kvl_chunk_id), .least = 1, .read = wire_id},
-    [CONTROLLER_KIND_OPT_IDS] = {.size = sizeof(struct kvl_chunk_id), .least = 1, .read = wire_id},
+    [CONTROLLER_KIND_IDS] = {.size = sizeof(struct kvl_chunk_id),
+                             .least = 1,
+                             .read = controller_entry_id},
+    [CONTROLLER_KIND_OPT_IDS] = {.size = sizeof(struct kvl_chunk_id),
+                                 .least = 1,
+                                 .read = controller_entry_id},
     [CONTROLLER_KIND_OPS] = {.size = sizeof(struct kvl_key_op),
                              .record = &controller_op_record,
                              .read = wire_op},
@@ -327,21 +229,21 @@ static const struct wire_list_kind wire_lists[] = {
                                   .read = wire_command},
     [CONTROLLER_KIND_LAYOUTS] = {.size = sizeof(struct controller_layout),
                                  .least = 5,
-                                 .read = wire_layout},
+                                 .read = controller_entry_layout},
     [CONTROLLER_KIND_LAYOUT_MAP] = {.size = sizeof(struct controller_layout),
                                     .least = 4,
                                     .is_map = 1,
-                                    .read = wire_map_layout,
+                                    .read = controller_entry_map_layout,
                                     .unique = controller_unique_layouts},
     [CONTROLLER_KIND_PAIRS] = {.size = sizeof(struct controller_pair),
                                .least = 2,
                                .is_map = 1,
-                               .read = wire_pair,
+                               .read = controller_entry_pair,
                                .unique = controller_unique_pairs},
     [CONTROLLER_KIND_CODES] = {.size = sizeof(struct controller_code),
                                .least = 2,
                                .is_map = 1,
-                               .read = wire_code,
+                               .read = controller_entry_code,
                                .unique = controller_unique_codes},
 };
 

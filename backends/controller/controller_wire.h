@@ -188,9 +188,11 @@ void *controller_arena_take(struct controller_arena *arena, size_t bytes);
 /**
  * Reads one frame, msgpack or JSON. Texts point into the frame or into the arena, lists into the
  * arena; both must outlive the message. The arena is reset first.
- * @param error_out  why not, in the words of msgspec; terminated
+ * Commands with an unknown command_type stay in the list, with nothing but that.
+ * @param error_out  why not, in the words of msgspec; terminated, and UTF-8 also when it was cut
  * @return 0; -EPROTO and error_out; -EILSEQ a string is not UTF-8, with error_out; -EMSGSIZE over a
- *         limit, with error_out; -ENOMEM.
+ *         limit, or a number that the record holds as int64_t and that is above it, with error_out;
+ *         -ENOMEM.
  */
 int controller_decode(const void *frame, size_t length, const struct controller_limits *limits,
                       struct controller_arena *arena, struct controller_msg *msg_out,

@@ -2,11 +2,12 @@
 /**
  * @file controller_worker.h
  * Role worker: announces the own store to a cache controller, LMCache's or ours, and serves its
- * control calls. Four threads:
+ * control calls. Five threads:
  *
- *   kvl-ctl-link     registers, sends heartbeats, asks for a full sync where one is due
+ *   kvl-ctl-link     registers, sends heartbeats (controller_link.h)
  *   kvl-ctl-events   store events -> PUSH socket (controller_events.h)
  *   kvl-ctl-sync     sends a full sync when asked to (controller_sync.h)
+ *   kvl-ctl-locate   asks for peers that hold chunks (controller_locate.h)
  *   kvl-ctl-serve    REP socket: control calls (controller_service.h)
  *
  * A controller that is away is no failure: the worker goes on trying until stop, and says so in its
@@ -72,6 +73,10 @@ void controller_worker_stop(struct controller_worker *worker);
 
 /** Takes NULL. */
 void controller_worker_destroy(struct controller_worker *worker);
+
+/** As kvl_backend_ops.locate; -ENOTCONN while the controller does not answer. */
+int controller_worker_locate(struct controller_worker *worker, const struct kvl_chunk_id *ids,
+                             uint32_t count, uint64_t deadline_ms, kvl_locate_fn fn, void *ctx);
 
 void controller_worker_health(struct controller_worker *worker, struct kvl_health *health_out);
 void controller_worker_stats(struct controller_worker *worker, kvl_stat_fn fn, void *ctx);

@@ -58,6 +58,18 @@ static const struct metrics_known known[] = {
     {METRICS_CORE, GAUGE, "flights", "Batches at backends"},
     {METRICS_CORE, GAUGE, "quarantined", "Batches past their deadline whose memory is held back"},
     {METRICS_CORE, GAUGE, "hint_keys", "Chunks known to be at backends"},
+    {METRICS_REGISTRY, GAUGE, "instances", "Instances registered"},
+    {METRICS_REGISTRY, GAUGE, "workers", "Workers registered"},
+    {METRICS_REGISTRY, GAUGE, "workers_syncing", "Of these, workers in a full sync"},
+    {METRICS_REGISTRY, GAUGE, "workers_completed", "Of these, workers that ended a full sync"},
+    {METRICS_REGISTRY, GAUGE, "workers_silent", "Of these, workers past their time-to-live"},
+    {METRICS_REGISTRY, GAUGE, "keys", "Chunks held, counted once for each location"},
+    {METRICS_REGISTRY, GAUGE, "chunks", "Different chunks held"},
+    {METRICS_REGISTRY, GAUGE, "used_bytes", "Memory of the registry in use"},
+    {METRICS_REGISTRY, GAUGE, "max_bytes", "Bound of the memory of the registry, 0 = none"},
+    {METRICS_REGISTRY, COUNTER, "dropped", "Chunks announced that found no room"},
+    {METRICS_REGISTRY, COUNTER, "gaps", "Messages of workers with a gap in their sequence"},
+    {METRICS_REGISTRY, GAUGE, "missing_batches", "Batches not received of full syncs under way"},
     {METRICS_COMMON, GAUGE, "in_flight", "Batches accepted by the backend and not completed"},
     {METRICS_COMMON, GAUGE, "overdue", "Of these, batches past their deadline"},
     {METRICS_COMMON, COUNTER, "late_completions", "Batches completed past their deadline"},
@@ -194,6 +206,8 @@ void metrics_names_map(const char *counter, const char (*sections)[METRICS_SECTI
         names_fill(series_out, METRICS_STORE, "store", 5, counter + 6);
     } else if (strncmp(counter, "core_", 5) == 0) {
         names_fill(series_out, METRICS_CORE, "core", 4, counter + 5);
+    } else if (strncmp(counter, "registry_", 9) == 0) {
+        names_fill(series_out, METRICS_REGISTRY, "registry", 8, counter + 9);
     } else if (section == NULL) {
         names_fill(series_out, METRICS_BACKEND, "", 0, counter);
     } else {

@@ -17,6 +17,7 @@
 enum metrics_scope {
     METRICS_STORE, /* store_... */
     METRICS_CORE, /* core_... */
+    METRICS_REGISTRY, /* registry_..., where a backend needs the registry */
     METRICS_COMMON, /* what the core counts for every backend */
     METRICS_BACKEND, /* what a backend counts */
 };

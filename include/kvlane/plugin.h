@@ -203,7 +203,7 @@ struct kvl_plugin {
      */
     int (*health)(struct kvl_instance *instance, uint32_t location, struct kvl_health *health_out);
 
-    /** Calls `fn` once per counter: `store_...`, `core_...`, `<section>_...`. Does not block. */
+    /** Calls `fn` per counter: `store_`, `core_`, `registry_`, `<section>_...`. Does not block. */
     int (*stats)(struct kvl_instance *instance, kvl_stat_fn fn, void *ctx);
 
     /**

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "explain.h"
 #include "serve.h"
 
 #define OVERRIDES_MAX 8u
@@ -198,7 +199,9 @@ static int controller_parse(struct serve *serve, struct flags *flags, int argc, 
         .args = "",
         .about = "Runs LMCache's cache controller until SIGTERM or SIGINT. Prints a line when it "
                  "can be\nreached: ready: controller ADDRESSES. Flags go over the variables "
-                 "LMCACHE_CONTROLLER_...,\nthese over the section [controller] of the INI file.",
+                 "LMCACHE_CONTROLLER_...,\nthese over the section [controller] of the INI file.\n\n"
+                 "With --explain KEYS [--instance ID] [--url HOST:PORT] it asks a running one why "
+                 "a\nlookup finds nothing; see: kvlane controller --explain= --help",
         .options = options,
         .option_count = sizeof(options) / sizeof(options[0]),
         .common = &serve->common,
@@ -224,8 +227,12 @@ int cmd_controller(int argc, char **argv)
 {
     struct serve serve = {.command = "controller", .word = "controller"};
     struct flags flags = {0};
-    int r = controller_parse(&serve, &flags, argc, argv);
+    int r;
 
+    if (explain_wanted(argc, argv)) {
+        return explain_run(argc, argv);
+    }
+    r = controller_parse(&serve, &flags, argc, argv);
     if (r == CLI_GO) {
         r = settings_take(&serve, &flags);
     }

@@ -63,7 +63,8 @@ static const char *sample_behind(const char *name, const char *section)
 
 static void sample_find_section(const struct stat_sample *sample, struct stat_counter *counter)
 {
-    if (strncmp(counter->name, "store_", 6) == 0 || strncmp(counter->name, "core_", 5) == 0) {
+    if (strncmp(counter->name, "store_", 6) == 0 || strncmp(counter->name, "core_", 5) == 0 ||
+        strncmp(counter->name, "registry_", 9) == 0) {
         return;
     }
     for (uint32_t i = 0; i < sample->location_count; i++) {

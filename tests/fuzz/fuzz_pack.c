@@ -86,13 +86,14 @@ static void check_written(const struct kvl_pack_item *item, size_t read)
     struct kvl_pack_out need;
     struct kvl_pack_out out;
     struct kvl_pack in;
+    uint8_t small[64];
     uint8_t *bytes;
 
     kvl_pack_out_init(&need, NULL, 0);
     put(&need, item);
     check(kvl_pack_out_failed(&need));
     check(need.length <= read || item->type == KVL_PACK_FLOAT);
-    bytes = malloc(need.length);
+    bytes = need.length <= sizeof(small) ? small : malloc(need.length);
     check(bytes != NULL);
     kvl_pack_out_init(&out, bytes, need.length);
     put(&out, item);
@@ -100,7 +101,9 @@ static void check_written(const struct kvl_pack_item *item, size_t read)
     kvl_pack_init(&in, bytes, out.length);
     check(kvl_pack_read(&in, &again) == 0 && kvl_pack_left(&in) == 0);
     check_same(item, &again);
-    free(bytes);
+    if (bytes != small) {
+        free(bytes);
+    }
 }
 
 static void read_all(const uint8_t *data, size_t size)

@@ -99,7 +99,8 @@ def test_real_workers():
         c.counted("heartbeats", beats + 5, "heartbeats go on")
         one.put_msg(events("one", [2**64 - 1, -2**63, 7], seq=0))
         one.put_msg(events("one", [7], seq=3, kind=OpType.EVICT))
-        until(lambda: layout(b.ask(lookup([-2**63])))[0] == "one", "events")
+        until(lambda: layout(b.ask(lookup([-2**63])))[0] == "one" and
+              layout(b.ask(lookup([7]))) == MISS, "events")
         reply = run_in(two, two.async_put_and_wait_msg(BatchedP2PLookupMsg(
             hashes=[2**64 - 1, -2**63, 7], instance_id="two", worker_id=0)))
         check(list(reply.layout_info[0]) == ["one", CPU, 2, "127.0.0.1:8200"],

@@ -256,6 +256,27 @@ static void answer_status(struct scripted *s, const struct controller_msg *ask,
     }
 }
 
+static void answer_lookup(struct scripted *s, const struct controller_msg *ask,
+                          struct controller_msg *answer, struct controller_layout *layout)
+{
+    s->view.lookups++;
+    answer->type = CONTROLLER_P2P_LOOKUP_RET;
+    answer->layout_info.at = layout;
+    answer->layout_info.count = 1;
+    while (layout->count < ask->ids.count &&
+           keys_find(s, &ask->ids.at[layout->count]) < s->view.keys) {
+        layout->count++;
+    }
+    if (s->mood == SCRIPTED_LIAR) {
+        layout->count = (int64_t)ask->ids.count + 1;
+    }
+    if (layout->count > 0) {
+        layout->instance_id = text_of(SCRIPTED_HOLDER);
+        layout->location = text_of("LocalCPUBackend");
+        layout->peer_init_url = text_of(SCRIPTED_HOLDER_URL);
+    }
+}
+
 static void send_answer(struct scripted *s, void *socket, zmq_msg_t *identity,
                         const struct controller_msg *answer)
 {
@@ -282,6 +303,7 @@ static void answer_one(struct scripted *s, void *socket, zmq_msg_t *identity,
     struct controller_msg answer = {.type = CONTROLLER_ERROR};
     struct controller_command commands[3] = {0};
     struct controller_pair pair = {0};
+    struct controller_layout layout = {0};
 
     if (s->mood == SCRIPTED_SILENT) {
         return;
@@ -300,6 +322,8 @@ static void answer_one(struct scripted *s, void *socket, zmq_msg_t *identity,
         answer_start(s, ask, &answer);
     } else if (ask->type == CONTROLLER_SYNC_STATUS) {
         answer_status(s, ask, &answer, ids);
+    } else if (ask->type == CONTROLLER_P2P_LOOKUP) {
+        answer_lookup(s, ask, &answer, &layout);
     }
     send_answer(s, socket, identity, &answer);
     if (s->mood == SCRIPTED_TWICE) {

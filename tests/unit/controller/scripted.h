@@ -21,7 +21,12 @@ enum scripted_mood {
     SCRIPTED_ERROR, /* ErrorMsg */
     SCRIPTED_WRONG, /* a message of another type */
     SCRIPTED_TWICE, /* every answer two times */
+    SCRIPTED_LIAR, /* lookups are answered with more hits than were asked for */
 };
+
+/** Who has the keys of the worker too, as lookups are told. */
+#define SCRIPTED_HOLDER "neighbour"
+#define SCRIPTED_HOLDER_URL "10.9.8.7:500"
 
 struct scripted_view {
     bool known; /* the worker is registered */
@@ -42,6 +47,7 @@ struct scripted_view {
     uint32_t longest; /* most operations in one of them */
     uint32_t gaps; /* in the sequence, without the first message of a registration */
     uint32_t bad; /* frames that do not decode */
+    uint32_t lookups;
     uint32_t early; /* operations that came before the first sync of a registration */
     int64_t port; /* of the worker, as registered */
     char ip[64];

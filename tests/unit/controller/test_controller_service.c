@@ -183,7 +183,7 @@ static void test_pin_keeps_chunks_from_clear(void **state)
     assert_int_equal(answer.number, TOKENS);
     answer = ask_for(CONTROLLER_PIN_WORKER, "LocalCPUBackend");
     assert_int_equal(answer.number, TOKENS); /* again takes no second lease */
-    RIG_WAIT(rig_stat(rig, "chunks_pinned") == 3);
+    RIG_WAIT(rig_stat(rig, "chunks_pinned_now") == 3);
     answer = ask_for(CONTROLLER_CLEAR_WORKER, "LocalCPUBackend");
     assert_int_equal(answer.number, 256);
     assert_int_equal(fake_host_stored(rig->fake), 3);
@@ -200,7 +200,7 @@ static void test_pins_end(void **state)
     answer = ask_for(CONTROLLER_PIN_WORKER, "LocalCPUBackend");
     assert_int_equal(answer.number, TOKENS);
     assert_int_equal(fake_host_wait_releases(rig->fake, 3), 0);
-    RIG_WAIT(rig_stat(rig, "chunks_pinned") == 0);
+    RIG_WAIT(rig_stat(rig, "chunks_pinned_now") == 0);
 }
 
 static void test_pin_stops_at_the_first_hole(void **state)
@@ -213,7 +213,7 @@ static void test_pin_stops_at_the_first_hole(void **state)
     rig_put(rig, chain[2]);
     answer = ask_for(CONTROLLER_PIN_WORKER, "LocalCPUBackend");
     assert_int_equal(answer.number, 256);
-    RIG_WAIT(rig_stat(rig, "chunks_pinned") == 1);
+    RIG_WAIT(rig_stat(rig, "chunks_pinned_now") == 1);
 }
 
 static void test_pin_stops_at_the_budget(void **state)
@@ -226,7 +226,7 @@ static void test_pin_stops_at_the_budget(void **state)
     put_chain();
     answer = ask_for(CONTROLLER_PIN_WORKER, "LocalCPUBackend");
     assert_int_equal(answer.number, 512);
-    RIG_WAIT(rig_stat(rig, "chunks_pinned") == 2);
+    RIG_WAIT(rig_stat(rig, "chunks_pinned_now") == 2);
 }
 
 static void test_what_is_not_offered_says_so(void **state)
@@ -250,9 +250,8 @@ static void test_what_is_not_offered_says_so(void **state)
 
 static void test_garbage_is_answered(void **state)
 {
-    static const char *const frames[] = {"", "\xc1", "{",
-                                         "\x81\xa4type\xa3"
-                                         "Foo",
+    /* the fourth is {"type": "Foo"} */
+    static const char *const frames[] = {"", "\xc1", "{", "\x81\xa4type\xa3\x46oo",
                                          "\x93\x01\x02\x03"};
     static const size_t lengths[] = {0, 1, 1, 10, 4};
     struct controller_msg answer;

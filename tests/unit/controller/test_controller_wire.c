@@ -727,7 +727,7 @@ static void test_the_arena_gives_what_was_asked_for(void **state)
         for (size_t bytes = 1; bytes < (4u << 20); bytes = bytes * 3 + 1) {
             at = controller_arena_take(rig->arena, bytes);
             assert_non_null(at);
-            assert_int_equal((uintptr_t)at % sizeof(max_align_t), 0);
+            assert_int_equal((uintptr_t)at % _Alignof(max_align_t), 0);
             memset(at, 0xa5, bytes);
         }
         controller_arena_reset(rig->arena);
