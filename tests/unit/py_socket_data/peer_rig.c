@@ -318,11 +318,3 @@ int rig_child_main(int argc, char **argv)
     rig_stop(&peer);
     return 0;
 }
-
-/* libzmq is not built with the sanitizer, which takes its own synchronisation for races. */
-const char *__tsan_default_suppressions(void);
-
-const char *__tsan_default_suppressions(void)
-{
-    return "called_from_lib:libzmq.so.5\nrace:libzmq.so.5\nmutex:libzmq.so.5\n";
-}
