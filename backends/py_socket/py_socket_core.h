@@ -385,11 +385,11 @@ void py_socket_conn_flush(struct py_socket_conn *conn);
 /* ---- py_socket_help.c; with the lock ---- */
 
 /**
- * Drives the connections of an op's peer until it has ended, or the deadline. Gives the lock back
+ * Drives the connections of an op's peer, and in async mode the handshakes, until it has ended, or
+ * the deadline. Returns early where somebody else does: wait for `ended` then. Gives the lock back
  * meanwhile, so the op may be another one afterwards.
- * @return false: somebody else does, wait for `ended`.
  */
-bool py_socket_help(struct py_socket_op *op, uint64_t deadline_ms);
+void py_socket_help(struct py_socket_op *op, uint64_t deadline_ms);
 void py_socket_help_wake(struct py_socket_helper *helper);
 void py_socket_helpers_fini(struct kvl_channel *channel);
 
@@ -478,6 +478,8 @@ bool py_socket_in_buffer(const struct kvl_channel *channel, uint64_t offset, uin
 
 /** The answer to a LOOKUP or GET is there: says where its payload goes. @return 0; -EPROTO. */
 int py_socket_fetch_answer(struct py_socket_conn *conn, struct py_socket_part *part);
+/** Gives back the leases in the answer to a GET. */
+void py_socket_fetch_release(struct py_socket_conn *conn);
 /** The payload of a GET is in. */
 void py_socket_fetch_filled(struct py_socket_part *part);
 /** Runs the callback of an ended fetch and forgets it. */
