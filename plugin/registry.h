@@ -50,7 +50,7 @@ void kvl_registry_destroy(struct kvl_registry *registry);
 void kvl_registry_configure(struct kvl_registry *registry,
                             const struct kvl_registry_settings *settings);
 
-/** Most texts of a worker do not come twice: these are the slots, in the order of the table. */
+/** For kvl_host.registry_ops; the functions behind its slots follow, in their order. */
 extern const struct kvl_registry_ops kvl_registry_table;
 
 int kvl_registry_register(struct kvl_registry *registry, const struct kvl_worker_desc *desc,

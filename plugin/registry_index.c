@@ -70,10 +70,25 @@ void kvl_index_stream_init(struct index_stream *stream, const struct kvl_index *
     stream->stride = stride;
     stream->count = count;
     stream->write = write;
-    for (uint32_t i = 0; i < count && i < 2 * INDEX_AHEAD; i++) {
+    for (uint32_t i = 0; i < count && i < INDEX_AHEAD; i++) {
         index_stream_far(stream, i);
     }
-    for (uint32_t i = 0; i < count && i < INDEX_AHEAD; i++) {
+    kvl_index_stream_ahead(stream, INDEX_AHEAD);
+}
+
+/*
+ * In short loops, not one id at a time between other work: a prefetch that misses the TLB holds up
+ * what comes behind it, and only those that are close together have their page walks at once.
+ */
+void kvl_index_stream_ahead(struct index_stream *stream, uint32_t at)
+{
+    uint32_t end = at + INDEX_AHEAD < stream->count ? at + INDEX_AHEAD : stream->count;
+
+    for (uint32_t i = at; i < end; i++) {
+        index_stream_far(stream, i);
+    }
+    end = at < stream->count ? at : stream->count;
+    for (uint32_t i = at - INDEX_AHEAD; i < end; i++) {
         index_stream_near(stream, i);
     }
 }

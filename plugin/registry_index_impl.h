@@ -434,7 +434,7 @@ struct index_stream {
     size_t stride;
     uint32_t count;
     int write;
-    uint64_t hashes[2 * INDEX_AHEAD];
+    uint64_t hashes[4 * INDEX_AHEAD];
 };
 
 void kvl_index_stream_init(struct index_stream *stream, const struct kvl_index *index,
@@ -454,7 +454,7 @@ static inline void index_stream_far(struct index_stream *stream, uint32_t at)
     uint32_t shard = index_shard_of(hash);
     uint32_t depth = atomic_load_explicit(&stream->index->depths[shard], memory_order_relaxed);
 
-    stream->hashes[at % (2 * INDEX_AHEAD)] = hash;
+    stream->hashes[at % (4 * INDEX_AHEAD)] = hash;
     __builtin_prefetch((const void *)(uintptr_t)&stream->index
                            ->directory[(hash & ((1u << depth) - 1)) * INDEX_SHARDS + shard]);
 }
@@ -462,7 +462,7 @@ static inline void index_stream_far(struct index_stream *stream, uint32_t at)
 /** Its bucket. */
 static inline void index_stream_near(struct index_stream *stream, uint32_t at)
 {
-    uint64_t hash = stream->hashes[at % (2 * INDEX_AHEAD)];
+    uint64_t hash = stream->hashes[at % (4 * INDEX_AHEAD)];
     const _Atomic uint64_t *entry_at;
     uint64_t entry = index_entry(stream->index, index_shard_of(hash), hash, &entry_at);
     const struct index_line *line =
@@ -475,18 +475,17 @@ static inline void index_stream_near(struct index_stream *stream, uint32_t at)
     }
 }
 
+/** Asks for what the ids from `at` on will need: their directory entries, and the buckets of those
+ * before them, whose entries have come by now. */
+void kvl_index_stream_ahead(struct index_stream *stream, uint32_t at);
+
 /** To be called for 0, 1, ... in order. @return the hash of that id. */
 static inline uint64_t index_stream_next(struct index_stream *stream, uint32_t at)
 {
-    uint64_t hash = stream->hashes[at % (2 * INDEX_AHEAD)];
-
-    if (at + 2 * INDEX_AHEAD < stream->count) {
-        index_stream_far(stream, at + 2 * INDEX_AHEAD);
+    if (at % INDEX_AHEAD == 0 && at + INDEX_AHEAD < stream->count) {
+        kvl_index_stream_ahead(stream, at + 2 * INDEX_AHEAD);
     }
-    if (at + INDEX_AHEAD < stream->count) {
-        index_stream_near(stream, at + INDEX_AHEAD);
-    }
-    return hash;
+    return stream->hashes[at % (4 * INDEX_AHEAD)];
 }
 
 /** Holder numbers, a few without memory of its own. */

@@ -56,7 +56,7 @@ static void refuse_input(struct controller_text *refusal, const struct controlle
     }
 }
 
-/* One entry about a field, or about an item of it; left open. @return false when it is one too many. */
+/* One entry about a field, or about an item of it; left open. @return false beyond the bound. */
 static bool reader_refuse_open(struct reader *reader, const char *type, const char *msg,
                                const struct controller_json *input, int64_t item)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * /metrics: first LMCache's names, all of them gauges there, so that existing dashboards go on; then
- * what we count beyond, under a prefix of its own.
+ * /metrics: first LMCache's names, all of them gauges there, so that existing dashboards go on;
+ * then what we count beyond, under a prefix of its own.
  */
 #include <string.h>
 

@@ -268,7 +268,8 @@ static void server_stats(void *self, kvl_stat_fn fn, void *ctx)
     const struct controller_server *server = self;
 
     for (size_t i = 0; i < CONTROLLER_COUNTS; i++) {
-        fn(ctx, controller_count_names[i], controller_count_get(&server->counts, i));
+        fn(ctx, controller_count_names[i],
+           controller_count_get(&server->counts, (enum controller_count)i));
     }
     if (server->http != NULL) {
         controller_http_stats(server->http, fn, ctx);

@@ -10,14 +10,19 @@
 
 #include <kvlane/backend.h>
 
+#include "py_socket_chunks.h"
 #include "py_socket_counters.h"
 #include "py_socket_data.h"
 #include "py_socket_options.h"
+#include "py_socket_seek.h"
 #include "py_socket_zmq.h"
 
 #ifndef KVL_BUILD_ID
 #define KVL_BUILD_ID "dev"
 #endif
+
+/* Chunks begin at multiples of this in the store. */
+#define PY_SOCKET_PAGE 64u
 
 struct py_socket {
     const struct kvl_host *host;
@@ -25,6 +30,9 @@ struct py_socket {
     struct py_socket_counters counters;
     struct py_socket_zmq *zmq; /* NULL unless started */
     struct py_socket_data data;
+    struct py_socket_serve_ops serve;
+    struct kvl_channel *channel; /* our own: chunks by key go over it */
+    struct py_socket_seek *seek;
     _Atomic int is_started;
 };
 
@@ -57,6 +65,34 @@ static int py_socket_create(const struct kvl_host *host, void **self_out, struct
     return 0;
 }
 
+/* The channel behind lookup and read. Peers on this host map the store; its memory is also the
+ * channel's buffer, so that chunks can be moved by page. */
+static int start_chunks(struct py_socket *self, struct kvl_err *err)
+{
+    const struct kvl_store_export *store = &self->serve.store;
+    struct kvl_channel_params params = {
+        .size = sizeof(params),
+        .role = KVL_CHANNEL_SENDER,
+        .buffer = (void *)(uintptr_t)store->base,
+        .buffer_bytes = store->fd >= 0 ? store->bytes : PY_SOCKET_PAGE,
+        .align_bytes = PY_SOCKET_PAGE,
+        .buffer_fd = store->fd,
+        .peer_init_url = self->options.bind,
+    };
+    struct py_socket_seek_config config = {
+        .host = self->host,
+        .options = &self->options,
+    };
+    int r = py_socket_channel_ops.open(self, &params, &self->channel, err);
+
+    if (r < 0) {
+        return r;
+    }
+    config.channel = self->channel;
+    r = py_socket_seek_start(&config, &self->seek);
+    return r < 0 ? py_socket_err(err, r, "cannot start a thread: %s", strerror(-r)) : 0;
+}
+
 static int py_socket_start(void *arg, struct kvl_err *err)
 {
     struct py_socket *self = arg;
@@ -69,9 +105,15 @@ static int py_socket_start(void *arg, struct kvl_err *err)
     self->data.options = &self->options;
     self->data.zmq = self->zmq;
     self->data.counters = &self->counters;
+    py_socket_chunks_serve(self->host, &self->serve);
+    self->data.serve = &self->serve;
     r = py_socket_data_start(&self->data);
     if (r < 0) {
         return py_socket_err(err, r, "py_socket: cannot start its threads: %s", strerror(-r));
+    }
+    r = start_chunks(self, err);
+    if (r < 0) {
+        return r;
     }
     atomic_store(&self->is_started, 1);
     return 0;
@@ -89,6 +131,11 @@ static void py_socket_stop(void *arg)
     struct py_socket *self = arg;
 
     atomic_store(&self->is_started, 0);
+    py_socket_seek_stop(self->seek);
+    py_socket_channel_ops.close(self->channel);
+    py_socket_seek_destroy(self->seek);
+    self->seek = NULL;
+    self->channel = NULL;
     py_socket_data_stop(&self->data);
     py_socket_zmq_destroy(self->zmq);
     self->zmq = NULL;
@@ -106,6 +153,41 @@ static void py_socket_destroy(void *arg)
     free(self);
 }
 
+static void py_socket_quiesce(void *arg)
+{
+    struct py_socket *self = arg;
+
+    py_socket_seek_quiesce(self->seek);
+}
+
+static int py_socket_lookup(void *arg, const struct kvl_batch *batch)
+{
+    struct py_socket *self = arg;
+
+    return py_socket_seek_lookup(self->seek, batch);
+}
+
+static int py_socket_read(void *arg, const struct kvl_batch *batch)
+{
+    struct py_socket *self = arg;
+
+    return py_socket_seek_read(self->seek, batch);
+}
+
+static void py_socket_cancel(void *arg, uint64_t cookie)
+{
+    struct py_socket *self = arg;
+
+    py_socket_seek_cancel(self->seek, cookie);
+}
+
+static void py_socket_get_limits(void *arg, struct kvl_limits *limits_out)
+{
+    (void)arg;
+    limits_out->max_items = PY_SOCKET_KEYS_MAX;
+    limits_out->latency_us = 100;
+}
+
 static void py_socket_get_health(void *arg, struct kvl_health *health_out)
 {
     struct py_socket *self = arg;
@@ -119,6 +201,8 @@ static void py_socket_get_health(void *arg, struct kvl_health *health_out)
     n = snprintf(health_out->text, sizeof(health_out->text), "%llu channels, %llu peers; ",
                  (unsigned long long)py_socket_counted(&self->counters.channels),
                  (unsigned long long)py_socket_counted(&self->counters.peers));
+    snprintf(health_out->address, sizeof(health_out->address), "%s",
+             py_socket_channel_ops.url(self->channel));
     health_out->state = py_socket_data_health(&self->data, health_out->text + n,
                                               sizeof(health_out->text) - (size_t)n);
 }
@@ -130,6 +214,7 @@ static void py_socket_get_stats(void *arg, kvl_stat_fn fn, void *ctx)
     py_socket_counters_tell(&self->counters, fn, ctx);
     if (atomic_load(&self->is_started)) {
         py_socket_data_stats(&self->data, fn, ctx);
+        py_socket_seek_stats(self->seek, fn, ctx);
     }
 }
 
@@ -138,8 +223,13 @@ static const struct kvl_backend_ops py_socket_ops = {
     .check = py_socket_check,
     .create = py_socket_create,
     .start = py_socket_start,
+    .quiesce = py_socket_quiesce,
     .stop = py_socket_stop,
     .destroy = py_socket_destroy,
+    .lookup = py_socket_lookup,
+    .read = py_socket_read,
+    .cancel = py_socket_cancel,
+    .get_limits = py_socket_get_limits,
     .get_health = py_socket_get_health,
     .get_stats = py_socket_get_stats,
     .channels = &py_socket_channel_ops,
@@ -150,8 +240,9 @@ static const struct kvl_backend_desc py_socket_desc = {
     .size = sizeof(struct kvl_backend_desc),
     .abi_major = KVL_BACKEND_ABI_MAJOR,
     .abi_minor = KVL_BACKEND_ABI_MINOR,
-    .caps = KVL_CAP_CHANNEL,
-    .needs = 0,
+    .caps = KVL_CAP_CHANNEL | KVL_CAP_READ | KVL_CAP_LOOKUP | KVL_CAP_CANCEL | KVL_CAP_DIRECT |
+            KVL_CAP_SERVE,
+    .needs = KVL_NEED_STORE | KVL_NEED_EXPORT,
     .name = "py_socket",
     .version = "0.1.0",
     .build_id = KVL_BUILD_ID,

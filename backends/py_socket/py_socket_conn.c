@@ -391,7 +391,7 @@ void py_socket_unlock(struct kvl_channel *channel)
     while ((op = channel->called) != NULL) {
         channel->called = op->done_next;
         pthread_mutex_unlock(&channel->lock);
-        py_socket_fetch_ended(op);
+        py_socket_op_call(op);
         pthread_mutex_lock(&channel->lock);
     }
     while ((lane = channel->lost) != NULL) {

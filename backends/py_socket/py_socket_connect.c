@@ -90,7 +90,7 @@ static void connect_called(void *arg, int status, const char *side_reply)
         op->call = 0;
         if (status < 0) {
             py_socket_op_end(op, status);
-        } else {
+        } else if (op->peer != NULL) {
             snprintf(op->peer->side_reply, sizeof(op->peer->side_reply), "%s", side_reply);
         }
     }
@@ -102,7 +102,8 @@ static void connect_called(void *arg, int status, const char *side_reply)
 }
 
 static int connect_op(struct kvl_channel *channel, struct kvl_channel_peer *peer,
-                      uint64_t deadline_ms, uint64_t *op_out)
+                      uint64_t deadline_ms, py_socket_connected_fn fn, void *fn_ctx,
+                      uint64_t *op_out)
 {
     struct py_socket_op *op;
     int r;
@@ -113,6 +114,8 @@ static int connect_op(struct kvl_channel *channel, struct kvl_channel_peer *peer
     if (r == 0) {
         op->deadline_ms = deadline_ms;
         op->peer = peer;
+        op->connected = fn;
+        op->connected_ctx = fn_ctx;
         op->call = 0;
         *op_out = op->id;
         py_socket_timer_at(&channel->timer, deadline_ms);
@@ -147,7 +150,7 @@ static int connect_async(struct kvl_channel *channel, struct kvl_channel_peer *p
     if (ctx == NULL) {
         return -ENOMEM;
     }
-    r = connect_op(channel, peer, deadline_ms, &id);
+    r = connect_op(channel, peer, deadline_ms, NULL, NULL, &id);
     if (r < 0) {
         free(ctx);
         return r;
@@ -176,6 +179,31 @@ static int connect_async(struct kvl_channel *channel, struct kvl_channel_peer *p
     return 0;
 }
 
+int py_socket_connect_call(struct kvl_channel *channel, const char *url, uint64_t deadline_ms,
+                           py_socket_connected_fn fn, void *fn_ctx)
+{
+    struct py_socket_call call = {.what = PY_SOCKET_CALL_INIT, .url = url};
+    struct connect_ctx *ctx = malloc(sizeof(*ctx));
+    int r;
+
+    if (ctx == NULL) {
+        return -ENOMEM;
+    }
+    call.deadline_ms = connect_deadline(channel, deadline_ms);
+    ctx->channel = channel;
+    snprintf(ctx->peer_id, sizeof(ctx->peer_id), "%s", url);
+    r = connect_op(channel, NULL, call.deadline_ms, fn, fn_ctx, &ctx->op);
+    if (r < 0) {
+        free(ctx);
+        return r;
+    }
+    r = py_socket_link_call(channel->link, &call, connect_called, ctx, NULL, NULL);
+    if (r != 0) {
+        connect_called(ctx, r == -EALREADY ? 0 : r, "");
+    }
+    return 0;
+}
+
 /* ---- the slots ---- */
 
 int py_socket_channel_connect(struct kvl_channel *channel, struct kvl_channel_peer *peer,
@@ -200,7 +228,7 @@ int py_socket_channel_connect(struct kvl_channel *channel, struct kvl_channel_pe
     if (r < 0) {
         return r;
     }
-    r = connect_op(channel, peer, deadline_ms, &id);
+    r = connect_op(channel, peer, deadline_ms, NULL, NULL, &id);
     if (r < 0) {
         return r;
     }

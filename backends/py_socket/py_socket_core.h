@@ -132,7 +132,9 @@ struct py_socket_op {
 
     struct py_socket_conn *from; /* RECV: where its SEND came from, retained */
     uint64_t from_id;
-    struct kvl_channel_peer *peer; /* CONNECT: where the side reply goes; borrowed */
+    struct kvl_channel_peer *peer; /* CONNECT: where the side reply goes; borrowed; or NULL */
+    py_socket_connected_fn connected; /* CONNECT: told of its end instead of wait and poll; NULL */
+    void *connected_ctx;
     uint64_t call; /* CONNECT: of the link; 0 = over */
     struct py_socket_fetch *fetch; /* FETCH: owned */
 };
@@ -484,5 +486,7 @@ void py_socket_fetch_release(struct py_socket_conn *conn);
 void py_socket_fetch_filled(struct py_socket_part *part);
 /** Runs the callback of an ended fetch and forgets it. */
 void py_socket_fetch_ended(struct py_socket_op *op);
+/** Calls whoever is to be told of the end of an op of `called`, and frees it. No lock. */
+void py_socket_op_call(struct py_socket_op *op);
 
 #endif /* KVL_PY_SOCKET_CORE_H */

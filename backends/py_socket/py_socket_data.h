@@ -62,6 +62,16 @@ uint32_t py_socket_data_health(struct py_socket_data *data, char *text_out, size
 
 extern const struct kvl_channel_ops py_socket_channel_ops;
 
+/** Called by a thread of the channel, or within the call that began it; no lock held. */
+typedef void (*py_socket_connected_fn)(void *ctx, int32_t status);
+
+/**
+ * As kvl_channel_ops.connect, with a call instead of an op: `fn` is called exactly once when 0 was
+ * returned. @return 0; -EINVAL, -EAGAIN, -ECANCELED, -ENOMEM.
+ */
+int py_socket_connect_call(struct kvl_channel *channel, const char *url, uint64_t deadline_ms,
+                           py_socket_connected_fn fn, void *ctx);
+
 /* ---- chunks by key: the asking side ---- */
 
 /**

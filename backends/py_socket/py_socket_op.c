@@ -84,6 +84,7 @@ int py_socket_op_create(struct kvl_channel *channel, uint32_t kind, struct py_so
     op->end_status = 0;
     op->at_object = 0;
     op->at_offset = 0;
+    op->connected = NULL;
     *op_out = op;
     return 0;
 }
@@ -130,9 +131,23 @@ void py_socket_op_undo(struct py_socket_op *op)
     channel->op_free[channel->op_free_count++] = (uint32_t)(op->id & SLOT_MASK);
 }
 
+void py_socket_op_call(struct py_socket_op *op)
+{
+    struct kvl_channel *channel = op->channel;
+
+    if (op->kind == PY_SOCKET_OP_FETCH) {
+        py_socket_fetch_ended(op);
+        return;
+    }
+    op->connected(op->connected_ctx, op->status);
+    pthread_mutex_lock(&channel->lock);
+    py_socket_op_free(op);
+    pthread_mutex_unlock(&channel->lock);
+}
+
 void py_socket_op_free(struct py_socket_op *op)
 {
-    if (op->kind != PY_SOCKET_OP_FETCH) {
+    if (op->kind != PY_SOCKET_OP_FETCH && op->connected == NULL) {
         op_unlink_done(op);
     }
     py_socket_op_undo(op);
@@ -178,7 +193,7 @@ void py_socket_op_end(struct py_socket_op *op, int32_t status)
     if (op->kind == KVL_TRANSFER_RECV) {
         py_socket_pair_ended(op);
     }
-    if (op->kind == PY_SOCKET_OP_FETCH) {
+    if (op->kind == PY_SOCKET_OP_FETCH || op->connected != NULL) {
         pthread_cond_broadcast(&op->ended); /* cancel waits */
         op->done_next = op->channel->called;
         op->channel->called = op;

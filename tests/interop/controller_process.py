@@ -34,7 +34,9 @@ class Controller:
             [KVLANE, "controller", "--parent-death", *sets], stdout=subprocess.PIPE, text=True)  # fmt: skip
         line = self.process.stdout.readline().split()
         if line[:2] != ["ready:", "controller"]:
-            self.__exit__()
+            self.process.kill()
+            self.process.wait()
+            self.process.stdout.close()
             raise AssertionError(f"the ready line, not {line}")
         words = dict(zip(line[2::2], line[3::2]))
         self.pull = int(words["pull"].rsplit(":", 1)[1])
@@ -45,13 +47,19 @@ class Controller:
         return self
 
     def __exit__(self, *_):
-        if self.process.poll() is None:
+        """Ends it, which must go well: that is where sanitizers tell of leaks."""
+        try:
+            code = self.stop()
+        finally:
             self.process.kill()
             self.process.wait()
-        self.process.stdout.close()
+            self.process.stdout.close()
+        if code != 0:
+            raise AssertionError(f"the controller ends with {code}")
 
     def stop(self):
-        self.process.send_signal(signal.SIGTERM)
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE_S)
 
     def fleet(self):

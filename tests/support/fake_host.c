@@ -629,6 +629,26 @@ static int fake_store_events(const struct kvl_host *host, struct kvl_store_event
     return r;
 }
 
+/* Its chunks lie on the heap. */
+static int fake_store_export(const struct kvl_host *host, struct kvl_store_export *out)
+{
+    (void)host;
+    (void)out;
+    return -ENOTSUP;
+}
+
+static int fake_locate(const struct kvl_host *host, const struct kvl_chunk_id *ids, uint32_t count,
+                       uint64_t deadline_ms, kvl_locate_fn fn, void *ctx)
+{
+    (void)host;
+    (void)ids;
+    (void)count;
+    (void)deadline_ms;
+    (void)fn;
+    (void)ctx;
+    return -ENOTSUP;
+}
+
 static void fake_store_events_wake(const struct kvl_host *host)
 {
     struct fake_host *fake = fake_of(host);
@@ -684,6 +704,8 @@ static void fake_fill_table(struct fake_host *fake)
         .chunk_id = fake_chunk_id,
         .store_events = fake_store_events,
         .store_events_wake = fake_store_events_wake,
+        .store_export = fake_store_export,
+        .locate = fake_locate,
     };
 }
 

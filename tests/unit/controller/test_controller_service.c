@@ -250,9 +250,8 @@ static void test_what_is_not_offered_says_so(void **state)
 
 static void test_garbage_is_answered(void **state)
 {
-    static const char *const frames[] = {"", "\xc1", "{",
-                                         "\x81\xa4type\xa3"
-                                         "Foo",
+    /* the fourth is {"type": "Foo"} */
+    static const char *const frames[] = {"", "\xc1", "{", "\x81\xa4type\xa3\x46oo",
                                          "\x93\x01\x02\x03"};
     static const size_t lengths[] = {0, 1, 1, 10, 4};
     struct controller_msg answer;
