@@ -199,8 +199,8 @@ static void py_socket_get_health(void *arg, struct kvl_health *health_out)
         return;
     }
     n = snprintf(health_out->text, sizeof(health_out->text), "%llu channels, %llu peers; ",
-                 (unsigned long long)py_socket_counted(&self->counters.channels),
-                 (unsigned long long)py_socket_counted(&self->counters.peers));
+                 (unsigned long long)py_socket_counted(&self->counters.channels_now),
+                 (unsigned long long)py_socket_counted(&self->counters.peers_now));
     snprintf(health_out->address, sizeof(health_out->address), "%s",
              py_socket_channel_ops.url(self->channel));
     health_out->state = py_socket_data_health(&self->data, health_out->text + n,

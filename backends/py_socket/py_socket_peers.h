@@ -9,8 +9,8 @@
  *
  * Tokens. Each side gives the other one a token in the offer, made for that peer alone. What
  * the peer gave us is for py_socket_peers_token() to say: we show it on data connections that we
- * open. Whoever shows the one we gave is the peer that py_socket_peers_find_token() says. Tokens never
- * get into logs. A peer that we call knows its token a moment before the record is there.
+ * open. Whoever shows the one we gave is the peer that py_socket_peers_find_token() says. No token
+ * gets into logs. A peer that we call knows its token a moment before the record is there.
  *
  * Every function may be called from any thread.
  */
