@@ -411,13 +411,20 @@ void py_socket_doors_close(struct kvl_channel *channel, const struct py_socket_l
 void py_socket_lane_resolve(const struct py_socket_peer *peer, struct kvl_sock_addr *addr_out);
 /** Begins to connect to the peer. @return 0; -ENOTCONN it offers nothing we reach; -EMFILE, .. */
 int py_socket_lane_dial(struct py_socket_lane *lane);
+/** More connections to a peer whose Unix socket works. With the lock. */
+int py_socket_lane_dial_unix(struct py_socket_lane *lane, uint32_t count);
+/** The process at the other end of a Unix stream is one of our user. */
+bool py_socket_same_user(int fd);
 /** Late greetings, doors without descriptors. @return when to look again. With the lock. */
 uint64_t py_socket_doors_tick(struct kvl_channel *channel, uint64_t now_ms);
-/** Last words on a connection that is about to be closed: GOODBYE or ERROR. */
-void py_socket_farewell(struct py_socket_conn *conn, int32_t status);
 /** A connection of it is gone before it was open. With the lock. */
 void py_socket_lane_dial_failed(struct py_socket_lane *lane, struct py_socket_conn *conn,
                                 int32_t status);
+
+/* ---- py_socket_greet.c ---- */
+
+/** Last words on a connection that is about to be closed: GOODBYE or ERROR. */
+void py_socket_farewell(struct py_socket_conn *conn, int32_t status);
 /** HELLO or WELCOME has come. Loop's thread, no lock. @return 0; -errno: close it. */
 int py_socket_greeted(struct py_socket_conn *conn, const struct py_socket_greeting *hello);
 /** connect() is through. Loop's thread, no lock. @return 0; -errno. */
