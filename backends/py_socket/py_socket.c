@@ -203,6 +203,19 @@ static void py_socket_destroy(void *arg)
     free(self);
 }
 
+static int py_socket_reload(void *arg, struct kvl_err *err)
+{
+    struct py_socket *self = arg;
+    struct py_socket_options fresh;
+    int r = py_socket_options_read(self->host, &fresh, err);
+
+    if (r == 0) {
+        py_socket_seek_set_peers(self->seek, fresh.peers, fresh.peer_count);
+        py_socket_options_fini(&fresh);
+    }
+    return r;
+}
+
 static void py_socket_quiesce(void *arg)
 {
     struct py_socket *self = arg;
@@ -290,6 +303,7 @@ static const struct kvl_backend_ops py_socket_ops = {
     .get_limits = py_socket_get_limits,
     .get_health = py_socket_get_health,
     .get_stats = py_socket_get_stats,
+    .reload = py_socket_reload,
     .push = py_socket_push,
     .channels = &py_socket_channel_ops,
 };
