@@ -66,13 +66,16 @@ void py_socket_help_wake(struct py_socket_helper *helper)
 
 /* ---- connections of a helper; with the lock ---- */
 
-static void help_claim(struct py_socket_helper *helper, struct py_socket_lane *lane)
+/* Those that an answer to the op can come over: where it has none asked for, all. */
+static void help_claim(struct py_socket_helper *helper, const struct py_socket_op *op)
 {
+    const struct py_socket_lane *lane = op->lane;
+
     for (uint32_t i = 0; i < lane->conn_count; i++) {
         struct py_socket_conn *conn = lane->conns[i];
 
         if (conn->state == PY_SOCKET_CONN_OPEN && !conn->dead && !conn->receiving &&
-            conn->helper == NULL) {
+            conn->helper == NULL && (op->first == NULL || conn->parts > 0)) {
             conn->helper = helper;
             py_socket_conn_retain(conn);
             py_socket_loop_modify(conn->loop, conn->fd, 0, &conn->source);
@@ -184,7 +187,7 @@ void py_socket_help(struct py_socket_op *op, uint64_t deadline_ms)
     }
     helper->count = 0;
     if (op->lane != NULL && op->lane->state == PY_SOCKET_LANE_OPEN) {
-        help_claim(helper, op->lane);
+        help_claim(helper, op);
     }
     op->helper = helper;
     while ((helper->count > 0 || is_async) && op->id == id && op->state == PY_SOCKET_OP_RUNNING) {
