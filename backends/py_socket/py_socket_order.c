@@ -19,7 +19,7 @@ static int link_known(struct py_socket_link *link, const struct py_socket_call *
 
     if (peer != NULL) {
         /* without a handshake nothing is asked for in vain: a side message alone always goes out */
-        if ((what & PY_SOCKET_CALL_INIT) != 0) {
+        if ((what & PY_SOCKET_CALL_INIT) != 0 && py_socket_peers_is_settled(link->peers, peer)) {
             what &= ~PY_SOCKET_CALL_INIT;
             if ((what & PY_SOCKET_CALL_SIDE) != 0 &&
                 py_socket_peers_get_lookup(link->peers, peer, side_reply)) {

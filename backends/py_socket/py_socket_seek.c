@@ -107,8 +107,9 @@ static void allow_static(struct py_socket_job *job)
     struct py_socket_seek *seek = job->seek;
     const struct kvl_channel_ops *ops = &py_socket_channel_ops;
     struct py_socket_holder *holder;
+    uint32_t at = 0;
 
-    for (uint32_t i = 0; (holder = py_socket_who_static(seek->who, i)) != NULL; i++) {
+    while ((holder = py_socket_who_next_static(seek->who, &at)) != NULL) {
         if (ops->is_connected(seek->config.channel, holder->url) == 1 ||
             py_socket_who_is_new(seek->who, holder)) {
             py_socket_job_allow(job, holder, 0, job->count);
@@ -376,8 +377,9 @@ static void keep_one(struct py_socket_seek *seek, struct py_socket_holder *holde
 static void keep_peers(struct py_socket_seek *seek)
 {
     struct py_socket_holder *holder;
+    uint32_t at = 0;
 
-    for (uint32_t i = 0; (holder = py_socket_who_static(seek->who, i)) != NULL; i++) {
+    while ((holder = py_socket_who_next_static(seek->who, &at)) != NULL) {
         keep_one(seek, holder);
     }
 }
