@@ -224,8 +224,8 @@ void py_socket_conn_watch(struct py_socket_conn *conn, uint32_t events)
 {
     if (conn->events != events && conn->state != PY_SOCKET_CONN_CLOSED) {
         conn->events = events;
-        if (conn->helper != NULL) {
-            py_socket_help_wake(conn->helper);
+        if (conn->driver != NULL) {
+            py_socket_drive_wake(conn->driver);
             return;
         }
         py_socket_loop_modify(conn->loop, conn->fd, events, &conn->source);
@@ -425,20 +425,20 @@ void py_socket_unlock(struct kvl_channel *channel)
 
 /* ---- events ---- */
 
-/* Takes the right to receive. @return false: a helper has it. */
+/* Takes the right to receive. @return false: a driver has it. */
 static bool conn_begin(struct py_socket_conn *conn, uint32_t events)
 {
     bool mine;
 
     pthread_mutex_lock(&conn->channel->lock);
-    if ((events & EPOLLOUT) != 0 && conn->helper == NULL) {
+    if ((events & EPOLLOUT) != 0 && conn->driver == NULL) {
         py_socket_conn_flush(conn);
     }
-    mine = conn->helper == NULL;
+    mine = conn->driver == NULL;
     if (mine) {
         conn->receiving = true;
     } else if ((events & (EPOLLHUP | EPOLLERR)) != 0 && !conn->unwatched) {
-        /* would be told again and again; the helper sees it too and gives the connection back */
+        /* would be told again and again; the driver sees it too and gives the connection back */
         conn->unwatched = true;
         py_socket_loop_remove(conn->loop, conn->fd);
     }
