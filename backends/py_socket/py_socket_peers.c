@@ -224,7 +224,7 @@ static struct py_socket_peer *peers_new(struct py_socket_peers *peers,
 
 /* ---- end ---- */
 
-/* The record of that very incarnation; NULL when there is none, and *old_out what is in its place. */
+/* The record of that incarnation; NULL: there is none, and *old_out is what stands in its place. */
 static struct py_socket_peer *peers_known(struct py_socket_peers *peers,
                                           const struct py_socket_hello *hello,
                                           struct py_socket_peer **old_out)
