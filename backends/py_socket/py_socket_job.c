@@ -134,22 +134,27 @@ void py_socket_job_allow(struct py_socket_job *job, struct py_socket_holder *hol
     }
 }
 
+uint32_t py_socket_job_first_open(const struct py_socket_job *job)
+{
+    uint32_t first = 0;
+
+    while (first < job->count && job->items[first].status != -EINPROGRESS) {
+        first++;
+    }
+    return first;
+}
+
 int py_socket_job_is_open(const struct py_socket_job *job)
 {
-    for (uint32_t i = 0; i < job->count; i++) {
-        if (job->items[i].status == -EINPROGRESS) {
-            return 1;
-        }
-    }
-    return 0;
+    return py_socket_job_first_open(job) < job->count;
 }
 
 void py_socket_job_end_item(struct py_socket_job *job, uint32_t item, int32_t status)
 {
     struct py_socket_item *it = &job->items[item];
 
-    if (it->status != -EINPROGRESS) {
-        return; /* another peer was quicker */
+    if (it->status != -EINPROGRESS || job->done) {
+        return; /* another peer was quicker, or the core */
     }
     if (status == 0) {
         it->status = 0;
@@ -163,7 +168,8 @@ static int wants(const struct py_socket_job *job, const struct py_socket_item *i
 {
     const uint32_t left = item->eligible & ~item->asked;
 
-    if (item->status != -EINPROGRESS || (left >> place & 1) == 0) {
+    if (item->status != -EINPROGRESS || (left >> place & 1) == 0 ||
+        (job->is_read && item->out > 0)) {
         return 0;
     }
     return !job->is_read || (left & ((1u << place) - 1)) == 0;
@@ -206,6 +212,7 @@ struct py_socket_query *py_socket_job_plan(struct py_socket_job *job)
     for (uint32_t place = 0; place < job->holder_count; place++) {
         for (uint32_t i = 0; plan[place] != NULL && i < plan[place]->count; i++) {
             job->items[plan[place]->items[i]].asked |= 1u << place;
+            job->items[plan[place]->items[i]].out++;
         }
         if (plan[place] != NULL) {
             plan[place]->next = job->queries;

@@ -196,6 +196,9 @@ void py_socket_op_end(struct py_socket_op *op, int32_t status)
     if (op->kind == PY_SOCKET_OP_FETCH || op->connected != NULL) {
         op->done_next = op->channel->called;
         op->channel->called = op;
+        if (op->waiters > 0) {
+            pthread_cond_broadcast(&op->ended); /* a cancel waits until nobody writes any more */
+        }
         return;
     }
     op_tell(op);
