@@ -71,6 +71,7 @@ static int worker_make_service(struct controller_worker *worker)
         .port = worker->options.port,
         .location = worker->options.location,
         .pin_ms = worker->options.pin_ms,
+        .move_ms = worker->options.recv_ms,
         .pin_bytes = worker->options.pin_bytes,
         .hashing = worker->options.hashing,
         .limits = worker->options.limits,

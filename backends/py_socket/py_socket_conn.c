@@ -9,8 +9,9 @@
 #include "py_socket_core.h"
 #include "py_socket_lease.h"
 
-/* A Unix stream has buffers of 208 KiB by itself: too few for two processes to overlap. */
-#define UNIX_BUFFER (2 * 1024 * 1024)
+/* An answer should fit, so that its sender is done with it at once. By themselves Unix streams have
+ * 208 KiB, and TCP grows to what it needs only bit by bit. */
+#define SEND_BUFFER (4 * 1024 * 1024)
 
 /* ---- frames on their way ---- */
 
@@ -79,7 +80,7 @@ int py_socket_conn_create(struct kvl_channel *channel, int take_fd, bool is_unix
                           struct py_socket_conn **conn_out)
 {
     struct py_socket_conn *conn = calloc(1, sizeof(*conn));
-    const int size = UNIX_BUFFER;
+    const int size = SEND_BUFFER;
 
     if (conn == NULL) {
         close(take_fd);
@@ -93,9 +94,8 @@ int py_socket_conn_create(struct kvl_channel *channel, int take_fd, bool is_unix
     conn->is_unix = is_unix;
     conn->dialed = dialed;
     conn->state = dialed ? PY_SOCKET_CONN_DIALING : PY_SOCKET_CONN_GREETED;
-    if (is_unix) {
-        (void)setsockopt(take_fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
-    } else {
+    (void)setsockopt(take_fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+    if (!is_unix) {
         kvl_sock_set_nodelay(take_fd);
         kvl_sock_set_keepalive(take_fd);
     }

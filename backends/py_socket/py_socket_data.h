@@ -62,6 +62,9 @@ uint32_t py_socket_data_health(struct py_socket_data *data, char *text_out, size
 
 extern const struct kvl_channel_ops py_socket_channel_ops;
 
+/** Who has done the handshake with a channel. */
+struct py_socket_peers *py_socket_channel_peers(struct kvl_channel *channel);
+
 /** Called by a thread of the channel, or within the call that began it; no lock held. */
 typedef void (*py_socket_connected_fn)(void *ctx, int32_t status);
 

@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -67,7 +68,6 @@ void py_socket_help_wake(struct py_socket_helper *helper)
 
 static void help_claim(struct py_socket_helper *helper, struct py_socket_lane *lane)
 {
-    helper->count = 0;
     for (uint32_t i = 0; i < lane->conn_count; i++) {
         struct py_socket_conn *conn = lane->conns[i];
 
@@ -120,7 +120,7 @@ static void help_run(struct kvl_channel *channel, struct py_socket_helper *helpe
 
 static void help_poll(struct kvl_channel *channel, struct py_socket_helper *helper, int timeout)
 {
-    struct pollfd fds[PY_SOCKET_LANE_CONNS + 1];
+    struct pollfd fds[PY_SOCKET_LANE_CONNS + 2];
     uint32_t count = helper->count;
     uint64_t ignored;
 
@@ -132,16 +132,21 @@ static void help_poll(struct kvl_channel *channel, struct py_socket_helper *help
             .events = (short)(POLLIN | ((conn->events & EPOLLOUT) != 0 ? POLLOUT : 0))};
     }
     fds[count] = (struct pollfd){.fd = helper->wake_fd, .events = POLLIN};
+    fds[count + 1] = (struct pollfd){.fd = py_socket_link_fd(channel->link), .events = POLLIN};
     helper->polls = true;
     pthread_mutex_unlock(&channel->lock);
-    if (poll(fds, count + 1, timeout) < 0) {
-        fds[count].revents = 0;
-        count = 0;
+    if (poll(fds, count + 2, timeout) < 0) {
+        memset(fds, 0, sizeof(fds));
+    }
+    if (fds[count + 1].revents != 0) {
+        py_socket_link_poll(channel->link);
     }
     pthread_mutex_lock(&channel->lock);
     helper->polls = false;
-    if (fds[helper->count].revents != 0 && read(helper->wake_fd, &ignored, sizeof(ignored)) < 0) {
-        return;
+    if (fds[count].revents != 0) {
+        ssize_t n = read(helper->wake_fd, &ignored, sizeof(ignored));
+
+        (void)n;
     }
     for (uint32_t i = count; i-- > 0;) { /* from the end: one that is given back is replaced */
         if (fds[i].revents != 0) {
@@ -162,23 +167,27 @@ static int help_timeout(const struct kvl_channel *channel, uint64_t deadline_ms)
                                              : (int)(deadline_ms - now);
 }
 
-bool py_socket_help(struct py_socket_op *op, uint64_t deadline_ms)
+void py_socket_help(struct py_socket_op *op, uint64_t deadline_ms)
 {
     struct kvl_channel *channel = op->channel;
     struct py_socket_helper *helper;
+    /* there nobody else drives handshakes meanwhile */
+    bool is_async = (channel->flags & KVL_CHANNEL_ASYNC) != 0;
     uint64_t id = op->id;
 
-    if (op->lane == NULL || op->helper != NULL || op->held ||
-        op->lane->state != PY_SOCKET_LANE_OPEN) {
-        return false;
+    if (op->helper != NULL || op->held) {
+        return;
     }
     helper = help_take(channel);
     if (helper == NULL) {
-        return false;
+        return;
     }
-    help_claim(helper, op->lane);
+    helper->count = 0;
+    if (op->lane != NULL && op->lane->state == PY_SOCKET_LANE_OPEN) {
+        help_claim(helper, op->lane);
+    }
     op->helper = helper;
-    while (helper->count > 0 && op->id == id && op->state == PY_SOCKET_OP_RUNNING) {
+    while ((helper->count > 0 || is_async) && op->id == id && op->state == PY_SOCKET_OP_RUNNING) {
         int timeout = help_timeout(channel, deadline_ms);
 
         if (timeout == 0) {
@@ -194,5 +203,4 @@ bool py_socket_help(struct py_socket_op *op, uint64_t deadline_ms)
     }
     helper->next = channel->helpers;
     channel->helpers = helper;
-    return true;
 }

@@ -194,6 +194,7 @@ void py_socket_op_end(struct py_socket_op *op, int32_t status)
         py_socket_pair_ended(op);
     }
     if (op->kind == PY_SOCKET_OP_FETCH || op->connected != NULL) {
+        pthread_cond_broadcast(&op->ended); /* cancel waits */
         op->done_next = op->channel->called;
         op->channel->called = op;
         if (op->waiters > 0) {

@@ -76,6 +76,17 @@ static int link_make_call(struct py_socket_link *link, const struct py_socket_ca
     return 0;
 }
 
+int link_token(const struct py_socket_link *link, const char *url, uint8_t *token_out)
+{
+    for (const struct link_call *call = link->all; call != NULL; call = call->all_next) {
+        if (strcmp(call->url, url) == 0) {
+            memcpy(token_out, call->token, PY_SOCKET_TOKEN);
+            return 1;
+        }
+    }
+    return py_socket_peers_given(link->peers, url, token_out);
+}
+
 /* @return 0; -ECANCELED, -EAGAIN. The lock is held. */
 static int link_enqueue(struct py_socket_link *link, struct link_call *call)
 {
@@ -85,6 +96,7 @@ static int link_enqueue(struct py_socket_link *link, struct link_call *call)
     if (link->call_count == LINK_CALLS_MAX) {
         return -EAGAIN;
     }
+    (void)link_token(link, call->url, call->token);
     link->call_count++;
     call->number = ++link->numbers;
     call->all_next = link->all;

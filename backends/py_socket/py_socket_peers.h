@@ -70,6 +70,9 @@ struct py_socket_peer *py_socket_peers_find(struct py_socket_peers *peers, const
 struct py_socket_peer *py_socket_peers_find_token(struct py_socket_peers *peers,
                                                   const uint8_t *token);
 
+/** The token that the peer at that url was given first. @return 1; 0 it is not known. */
+int py_socket_peers_given(struct py_socket_peers *peers, const char *url, uint8_t *token_out);
+
 /** What to show to it: PY_SOCKET_TOKEN bytes. Ask for each connection anew. */
 void py_socket_peers_token(struct py_socket_peers *peers, struct py_socket_peer *peer,
                            uint8_t *token_out);

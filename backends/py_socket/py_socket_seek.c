@@ -233,7 +233,7 @@ static void keep_one(struct py_socket_seek *seek, struct py_socket_holder *holde
     int is_connected;
     int r;
 
-    if (!holder->is_static && !py_socket_who_failed(seek->who, holder)) {
+    if (!py_socket_who_is_kept(seek->who, holder)) {
         return;
     }
     is_connected = py_socket_channel_ops.is_connected(channel, holder->url) == 1;
@@ -309,7 +309,8 @@ static int seek_work(struct py_socket_seek *seek, uint64_t *keep_ms, uint64_t *l
         pthread_mutex_unlock(&seek->lock);
         ask_again(later);
         *later_ms = now + LATER_MS;
-    } else if (!seek->stopping && now >= *keep_ms) {
+    } else if (!seek->stopping && (seek->peers_changed || now >= *keep_ms)) {
+        seek->peers_changed = 0;
         seek->busy = 1;
         pthread_mutex_unlock(&seek->lock);
         keep_peers(seek);
@@ -367,10 +368,8 @@ int py_socket_seek_start(const struct py_socket_seek_config *config,
     pthread_mutex_init(&seek->lock, NULL);
     cond_init(&seek->changed);
     r = py_socket_who_create(&seek->who);
-    for (uint32_t i = 0; r == 0 && i < config->options->peer_count; i++) {
-        r = py_socket_who_holder(seek->who, config->options->peers[i], 1) == NULL ? -ENOMEM : 0;
-    }
     if (r == 0) {
+        py_socket_who_set_static(seek->who, config->options->peers, config->options->peer_count);
         r = config->host->thread_create(config->host, "ps-seek", seek_run, seek, &seek->thread);
         seek->has_thread = r == 0;
     }
@@ -380,6 +379,16 @@ int py_socket_seek_start(const struct py_socket_seek_config *config,
     }
     *seek_out = seek;
     return 0;
+}
+
+void py_socket_seek_set_peers(struct py_socket_seek *seek, char (*urls)[KVL_CHANNEL_URL_ROOM],
+                              uint32_t count)
+{
+    py_socket_who_set_static(seek->who, urls, count);
+    pthread_mutex_lock(&seek->lock);
+    seek->peers_changed = 1;
+    pthread_cond_broadcast(&seek->changed);
+    pthread_mutex_unlock(&seek->lock);
 }
 
 void py_socket_seek_quiesce(struct py_socket_seek *seek)

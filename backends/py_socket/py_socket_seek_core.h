@@ -51,6 +51,7 @@ struct py_socket_seek {
     uint64_t locate_from_ms; /* the controller hung: not asked before */
     uint64_t locate_pause_ms;
     uint32_t calls; /* handshakes and locates under way that come back to us */
+    int peers_changed; /* the thread is to look at them now */
     int busy; /* the thread uses the channel */
     int quiet;
     int stopping;

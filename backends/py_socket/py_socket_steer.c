@@ -28,7 +28,7 @@ static void on_located(void *ctx, int32_t status, const struct kvl_run *runs, ui
     py_socket_seek_located(seek, status, job->locate_ms);
     pthread_mutex_lock(&job->lock);
     for (uint32_t i = 0; status == 0 && !job->done && !job->cancelled && i < run_count; i++) {
-        allow(job, py_socket_who_holder(seek->who, runs[i].peer_url, 0), job->located - 1,
+        allow(job, py_socket_who_holder(seek->who, runs[i].peer_url), job->located - 1,
               runs[i].length);
     }
     job->out--;
@@ -78,11 +78,11 @@ void py_socket_job_allow_remembered(struct py_socket_job *job)
 
 static void allow_static(struct py_socket_job *job)
 {
-    struct py_socket_seek *seek = job->seek;
+    struct py_socket_who *who = job->seek->who;
+    struct py_socket_holder *holder;
 
-    for (uint32_t i = 0; i < seek->config.options->peer_count; i++) {
-        allow(job, py_socket_who_holder(seek->who, seek->config.options->peers[i], 1), 0,
-              job->count);
+    for (uint32_t i = 0; (holder = py_socket_who_static(who, i)) != NULL; i++) {
+        allow(job, holder, 0, job->count);
     }
 }
 

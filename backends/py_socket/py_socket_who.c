@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "py_socket_options.h"
+
 #define HOLDERS_MAX 4096u
 #define HINTS 65536u /* a power of two; 1 MiB */
 #define BACKOFF_FIRST_MS 250u
@@ -22,6 +24,8 @@ struct py_socket_who {
     pthread_mutex_t lock; /* guards all below */
     uint32_t count;
     struct py_socket_holder *holders[HOLDERS_MAX]; /* owned */
+    uint32_t static_count;
+    struct py_socket_holder *statics[PY_SOCKET_STATIC_PEERS_MAX]; /* of the INI file */
     struct hint hints[HINTS];
 };
 
@@ -59,8 +63,21 @@ static struct py_socket_holder *holder_find(const struct py_socket_who *who, con
     return NULL;
 }
 
-struct py_socket_holder *py_socket_who_holder(struct py_socket_who *who, const char *url,
-                                              int is_static)
+/* The lock is held. */
+static struct py_socket_holder *holder_make(struct py_socket_who *who, const char *url)
+{
+    struct py_socket_holder *holder = holder_find(who, url);
+
+    if (holder == NULL && who->count < HOLDERS_MAX &&
+        (holder = calloc(1, sizeof(*holder))) != NULL) {
+        snprintf(holder->url, sizeof(holder->url), "%s", url);
+        holder->index = who->count;
+        who->holders[who->count++] = holder;
+    }
+    return holder;
+}
+
+struct py_socket_holder *py_socket_who_holder(struct py_socket_who *who, const char *url)
 {
     struct py_socket_holder *holder;
 
@@ -68,14 +85,36 @@ struct py_socket_holder *py_socket_who_holder(struct py_socket_who *who, const c
         return NULL;
     }
     pthread_mutex_lock(&who->lock);
-    holder = holder_find(who, url);
-    if (holder == NULL && who->count < HOLDERS_MAX &&
-        (holder = calloc(1, sizeof(*holder))) != NULL) {
-        snprintf(holder->url, sizeof(holder->url), "%s", url);
-        holder->index = who->count;
-        holder->is_static = is_static;
-        who->holders[who->count++] = holder;
+    holder = holder_make(who, url);
+    pthread_mutex_unlock(&who->lock);
+    return holder;
+}
+
+void py_socket_who_set_static(struct py_socket_who *who, char (*urls)[KVL_CHANNEL_URL_ROOM],
+                              uint32_t count)
+{
+    pthread_mutex_lock(&who->lock);
+    for (uint32_t i = 0; i < who->static_count; i++) {
+        who->statics[i]->is_static = 0;
     }
+    who->static_count = 0;
+    for (uint32_t i = 0; i < count && i < PY_SOCKET_STATIC_PEERS_MAX; i++) {
+        struct py_socket_holder *holder = holder_make(who, urls[i]);
+
+        if (holder != NULL) {
+            holder->is_static = 1;
+            who->statics[who->static_count++] = holder;
+        }
+    }
+    pthread_mutex_unlock(&who->lock);
+}
+
+struct py_socket_holder *py_socket_who_static(struct py_socket_who *who, uint32_t index)
+{
+    struct py_socket_holder *holder;
+
+    pthread_mutex_lock(&who->lock);
+    holder = index < who->static_count ? who->statics[index] : NULL;
     pthread_mutex_unlock(&who->lock);
     return holder;
 }
@@ -101,14 +140,14 @@ int py_socket_who_may_ask(struct py_socket_who *who, struct py_socket_holder *ho
     return may;
 }
 
-int py_socket_who_failed(struct py_socket_who *who, const struct py_socket_holder *holder)
+int py_socket_who_is_kept(struct py_socket_who *who, const struct py_socket_holder *holder)
 {
-    int failed;
+    int is_kept;
 
     pthread_mutex_lock(&who->lock);
-    failed = holder->backoff_ms != 0;
+    is_kept = holder->is_static || holder->backoff_ms != 0;
     pthread_mutex_unlock(&who->lock);
-    return failed;
+    return is_kept;
 }
 
 int py_socket_who_try(struct py_socket_who *who, struct py_socket_holder *holder, int is_connected,

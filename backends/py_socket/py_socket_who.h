@@ -14,9 +14,9 @@
 struct py_socket_holder {
     char url[KVL_CHANNEL_URL_ROOM];
     uint32_t index;
-    int is_static; /* named in the INI file */
 
     /* under the lock of the table */
+    int is_static; /* of the INI file */
     uint64_t quiet_until_ms; /* it did not answer: not tried again before */
     uint64_t backoff_ms; /* 0 = it did when it was last tried, or never was */
     int is_tried; /* a try is under way */
@@ -29,10 +29,18 @@ int py_socket_who_create(struct py_socket_who **who_out);
 void py_socket_who_destroy(struct py_socket_who *who);
 
 /** The record of a url, made when it is new. NULL when there are too many, or without memory. */
-struct py_socket_holder *py_socket_who_holder(struct py_socket_who *who, const char *url,
-                                              int is_static);
+struct py_socket_holder *py_socket_who_holder(struct py_socket_who *who, const char *url);
 
-/** Holder number `index`; NULL past the last. */
+/** The peers of the INI file from now on; the ones before are those no more. Urls that find no room
+ *  are left out. */
+void py_socket_who_set_static(struct py_socket_who *who, char (*urls)[KVL_CHANNEL_URL_ROOM],
+                              uint32_t count);
+
+/** Peer number `index` of the INI file; NULL past the last. While the list changes a walk over it
+ *  may miss peers or meet them twice. */
+struct py_socket_holder *py_socket_who_static(struct py_socket_who *who, uint32_t index);
+
+/** Holder number `index`, of all; NULL past the last. */
 struct py_socket_holder *py_socket_who_at(struct py_socket_who *who, uint32_t index);
 
 /**
@@ -41,8 +49,8 @@ struct py_socket_holder *py_socket_who_at(struct py_socket_who *who, uint32_t in
  */
 int py_socket_who_may_ask(struct py_socket_who *who, struct py_socket_holder *holder);
 
-/** 1 when it did not answer the last time. */
-int py_socket_who_failed(struct py_socket_who *who, const struct py_socket_holder *holder);
+/** Whether the thread looks after it: one of the INI file, or one that did not answer last time. */
+int py_socket_who_is_kept(struct py_socket_who *who, const struct py_socket_holder *holder);
 
 /**
  * A try of the thread begins: somebody wants it, or it is static and not connected.

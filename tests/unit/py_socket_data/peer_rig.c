@@ -12,6 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "py_socket_data.h"
+
 #define WAIT_MS 20000u
 
 const char *const rig_tcp[] = {"shm", "no", NULL};
@@ -72,6 +74,7 @@ void rig_start(struct rig_peer *peer, const struct rig_setup *setup)
         r = desc->ops->start(peer->self, &err);
     }
     if (r == 0) {
+        py_socket_data_of(peer->self)->serve = setup->serve;
         r = rig_ops()->open(peer->self, &params, &peer->channel, &err);
     }
     if (r < 0) {

@@ -32,6 +32,7 @@ struct rig_setup {
     uint64_t align; /* 0 = RIG_PAGE */
     const char *url; /* NULL = 127.0.0.1:0 */
     void *buffer; /* NULL = the channel maps one */
+    const struct py_socket_serve_ops *serve; /* NULL = serves no chunks */
 };
 
 /** Options that force one path: NULL ends. */

@@ -481,6 +481,10 @@ static void test_connect_async(void **state)
     assert_string_equal(peer.side_reply, "127.0.0.1:1");
     assert_int_equal(ops()->is_connected(c.channel, pair->b.url), 1);
     assert_int_equal(ops()->wait(c.channel, lost, rig_soon(), NULL), -ETIMEDOUT);
+    peer.peer_init_url = pair->a.url; /* who waits drives the handshake */
+    assert_int_equal(ops()->connect(c.channel, &peer, rig_soon(), &op), 0);
+    assert_int_equal(ops()->wait(c.channel, op, rig_soon(), NULL), 0);
+    assert_int_equal(ops()->is_connected(c.channel, pair->a.url), 1);
     rig_stop(&c);
 }
 
