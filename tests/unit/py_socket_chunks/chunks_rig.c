@@ -311,7 +311,12 @@ void rig_child_save(struct rig_child *child, const char *key, size_t length)
 
 void rig_signal(struct rig_child *child, int number)
 {
-    (void)kill(child->pid, number);
+    int status;
+
+    if (kill(child->pid, number) < 0 ||
+        (number == SIGSTOP && waitpid(child->pid, &status, WUNTRACED) < 0)) {
+        rig_die("signal", strerror(errno));
+    }
 }
 
 void rig_reap(struct rig_child *child)

@@ -64,6 +64,7 @@ void rig_spawn(struct rig_child *child, const char *ini, ...) KVL_PRINTF(2, 3);
 void rig_child_save(struct rig_child *child, const char *key, size_t length);
 /** Ends it in order; after rig_signal(SIGKILL) only clears up. */
 void rig_reap(struct rig_child *child);
+/** After SIGSTOP it has stopped. */
 void rig_signal(struct rig_child *child, int number);
 
 #endif /* KVL_CHUNKS_RIG_H */
