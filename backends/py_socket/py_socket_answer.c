@@ -69,7 +69,6 @@ static void answer_init(struct py_socket_link *link, const struct py_socket_msg 
     struct py_socket_hello hello = {.id = id, .url = url, .offer = &msg->offer};
     struct py_socket_offer offer = link->offer;
     struct py_socket_learned learned;
-    uint8_t token[PY_SOCKET_TOKEN];
     const char *reason = answer_name(&msg->text, id, url);
     int r;
 
@@ -82,11 +81,7 @@ static void answer_init(struct py_socket_link *link, const struct py_socket_msg 
         return;
     }
     hello.now_ms = link_now(link);
-    pthread_mutex_lock(&link->lock);
-    hello.token = link_token(link, url, token) ? token : NULL;
-    pthread_mutex_unlock(&link->lock);
     r = py_socket_peers_learn(link->peers, &hello, &learned);
-    explicit_bzero(token, sizeof(token));
     memcpy(offer.token, learned.token, sizeof(offer.token));
     link_tell(link, &learned);
     if (r < 0) {

@@ -50,7 +50,7 @@ struct py_socket_conn;
 struct py_socket_lane;
 struct py_socket_op;
 struct py_socket_fetch;
-struct py_socket_helper;
+struct py_socket_driver;
 
 /* ---- frames on their way ---- */
 
@@ -115,7 +115,7 @@ struct py_socket_op {
     bool held; /* somebody copies for it without the lock */
     uint32_t waiters;
     pthread_cond_t ended;
-    struct py_socket_helper *helper; /* one of the waiters, who receives; NULL */
+    struct py_socket_driver *driver; /* one of the waiters, who receives; NULL */
 
     uint32_t count; /* objects that can be moved */
     int32_t end_status; /* when they are: 0, or why the next one cannot */
@@ -171,9 +171,9 @@ struct py_socket_conn {
     bool flush;
     bool sending; /* a thread is in sendmsg */
     bool receiving; /* its loop is in py_socket_conn_recv */
-    bool unwatched; /* it hung up while a helper had it */
-    struct py_socket_helper *helper; /* receives instead of the loop; NULL */
-    uint32_t events; /* watched, by the loop or the helper */
+    bool unwatched; /* it hung up while a driver had it */
+    struct py_socket_driver *driver; /* receives instead of the loop; NULL */
+    uint32_t events; /* watched, by the loop or the driver */
     uint64_t hello_by_ms;
     struct py_socket_out *out_first;
     struct py_socket_out *out_last;
@@ -184,7 +184,7 @@ struct py_socket_conn {
     uint64_t next_id;
     struct py_socket_part *slots[PY_SOCKET_WINDOW];
 
-    /* ---- who receives only: its loop's thread, or a helper ---- */
+    /* ---- who receives only: its loop's thread, or a driver ---- */
     enum py_socket_phase phase;
     uint8_t head[PY_SOCKET_FRAME_BYTES];
     uint32_t head_have;
@@ -314,7 +314,7 @@ struct kvl_channel {
     uint32_t op_free_count;
     struct py_socket_op *done; /* ended and not waited for, oldest first */
     struct py_socket_op *done_last;
-    struct py_socket_helper *helpers; /* at rest */
+    struct py_socket_driver *drivers; /* at rest */
 };
 
 /** Gives the lock back, then sends what was queued and runs what has ended. */
@@ -384,16 +384,16 @@ void py_socket_conn_answer(struct py_socket_conn *conn, uint8_t type, uint64_t i
 /** Sends what is queued, as far as that goes within a turn. With the lock; gives it back meanwhile. */
 void py_socket_conn_flush(struct py_socket_conn *conn);
 
-/* ---- py_socket_help.c; with the lock ---- */
+/* ---- py_socket_drive.c; with the lock ---- */
 
 /**
  * Drives the connections of an op's peer, and in async mode the handshakes, until it has ended, or
  * the deadline. Returns early where somebody else does: wait for `ended` then. Gives the lock back
  * meanwhile, so the op may be another one afterwards.
  */
-void py_socket_help(struct py_socket_op *op, uint64_t deadline_ms);
-void py_socket_help_wake(struct py_socket_helper *helper);
-void py_socket_helpers_fini(struct kvl_channel *channel);
+void py_socket_drive(struct py_socket_op *op, uint64_t deadline_ms);
+void py_socket_drive_wake(struct py_socket_driver *driver);
+void py_socket_drivers_fini(struct kvl_channel *channel);
 
 /* ---- py_socket_recv.c: who receives, no lock ---- */
 

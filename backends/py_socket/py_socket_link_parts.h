@@ -113,15 +113,6 @@ int link_copy_url(const char *what, const char *url, char *url_out, struct kvl_e
 /** Foreign text for logs: printable, and cut where it is long. @return `quote_out`. */
 const char *link_quote(const char *text, size_t length, char *quote_out);
 
-/* ---- py_socket_order.c ---- */
-
-/**
- * The token that the peer at `url` was given already, or is being given. Handshakes with it that
- * cross, in both directions, must give the same: it shows the one that came last, perhaps before we
- * have seen its answer. With the lock held. @return 1; 0 none, token_out is untouched.
- */
-int link_token(const struct py_socket_link *link, const char *url, uint8_t *token_out);
-
 /* ---- py_socket_answer.c ---- */
 
 /** Answers what has come in. */

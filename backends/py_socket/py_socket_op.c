@@ -168,8 +168,8 @@ static void op_tell(struct py_socket_op *op)
         channel->done = op;
     }
     channel->done_last = op;
-    if (op->helper != NULL) {
-        py_socket_help_wake(op->helper);
+    if (op->driver != NULL) {
+        py_socket_drive_wake(op->driver);
     }
     if (op->waiters > 0) {
         pthread_cond_broadcast(&op->ended);

@@ -19,7 +19,7 @@ static int link_known(struct py_socket_link *link, const struct py_socket_call *
 
     if (peer != NULL) {
         /* without a handshake nothing is asked for in vain: a side message alone always goes out */
-        if ((what & PY_SOCKET_CALL_INIT) != 0) {
+        if ((what & PY_SOCKET_CALL_INIT) != 0 && py_socket_peers_is_settled(link->peers, peer)) {
             what &= ~PY_SOCKET_CALL_INIT;
             if ((what & PY_SOCKET_CALL_SIDE) != 0 &&
                 py_socket_peers_get_lookup(link->peers, peer, side_reply)) {
@@ -76,15 +76,17 @@ static int link_make_call(struct py_socket_link *link, const struct py_socket_ca
     return 0;
 }
 
-int link_token(const struct py_socket_link *link, const char *url, uint8_t *token_out)
+/* Calls to one peer that are under way together give it the same token: it shows the one that came
+ * last, perhaps before we have seen its answer. The lock is held. */
+static void link_share_token(const struct py_socket_link *link, struct link_call *call)
 {
-    for (const struct link_call *call = link->all; call != NULL; call = call->all_next) {
-        if (strcmp(call->url, url) == 0) {
-            memcpy(token_out, call->token, PY_SOCKET_TOKEN);
-            return 1;
+    for (const struct link_call *other = link->all; other != NULL; other = other->all_next) {
+        if (strcmp(other->url, call->url) == 0) {
+            memcpy(call->token, other->token, PY_SOCKET_TOKEN);
+            return;
         }
     }
-    return py_socket_peers_given(link->peers, url, token_out);
+    (void)py_socket_peers_given(link->peers, call->url, call->token);
 }
 
 /* @return 0; -ECANCELED, -EAGAIN. The lock is held. */
@@ -96,7 +98,7 @@ static int link_enqueue(struct py_socket_link *link, struct link_call *call)
     if (link->call_count == LINK_CALLS_MAX) {
         return -EAGAIN;
     }
-    (void)link_token(link, call->url, call->token);
+    link_share_token(link, call);
     link->call_count++;
     call->number = ++link->numbers;
     call->all_next = link->all;

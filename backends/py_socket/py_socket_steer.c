@@ -80,8 +80,9 @@ static void allow_static(struct py_socket_job *job)
 {
     struct py_socket_who *who = job->seek->who;
     struct py_socket_holder *holder;
+    uint32_t at = 0;
 
-    for (uint32_t i = 0; (holder = py_socket_who_static(who, i)) != NULL; i++) {
+    while ((holder = py_socket_who_next_static(who, &at)) != NULL) {
         allow(job, holder, 0, job->count);
     }
 }

@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "py_socket_options.h"
-
 #define HOLDERS_MAX 4096u
 #define HINTS 65536u /* a power of two; 1 MiB */
 #define BACKOFF_FIRST_MS 250u
@@ -24,8 +22,6 @@ struct py_socket_who {
     pthread_mutex_t lock; /* guards all below */
     uint32_t count;
     struct py_socket_holder *holders[HOLDERS_MAX]; /* owned */
-    uint32_t static_count;
-    struct py_socket_holder *statics[PY_SOCKET_STATIC_PEERS_MAX]; /* of the INI file */
     struct hint hints[HINTS];
 };
 
@@ -94,29 +90,31 @@ void py_socket_who_set_static(struct py_socket_who *who, char (*urls)[KVL_CHANNE
                               uint32_t count)
 {
     pthread_mutex_lock(&who->lock);
-    for (uint32_t i = 0; i < who->static_count; i++) {
-        who->statics[i]->is_static = 0;
+    for (uint32_t i = 0; i < who->count; i++) {
+        who->holders[i]->is_static = 0;
     }
-    who->static_count = 0;
-    for (uint32_t i = 0; i < count && i < PY_SOCKET_STATIC_PEERS_MAX; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         struct py_socket_holder *holder = holder_make(who, urls[i]);
 
         if (holder != NULL) {
             holder->is_static = 1;
-            who->statics[who->static_count++] = holder;
         }
     }
     pthread_mutex_unlock(&who->lock);
 }
 
-struct py_socket_holder *py_socket_who_static(struct py_socket_who *who, uint32_t index)
+struct py_socket_holder *py_socket_who_next_static(struct py_socket_who *who, uint32_t *at_io)
 {
-    struct py_socket_holder *holder;
+    struct py_socket_holder *found = NULL;
 
     pthread_mutex_lock(&who->lock);
-    holder = index < who->static_count ? who->statics[index] : NULL;
+    while (found == NULL && *at_io < who->count) {
+        struct py_socket_holder *holder = who->holders[(*at_io)++];
+
+        found = holder->is_static ? holder : NULL;
+    }
     pthread_mutex_unlock(&who->lock);
-    return holder;
+    return found;
 }
 
 struct py_socket_holder *py_socket_who_at(struct py_socket_who *who, uint32_t index)

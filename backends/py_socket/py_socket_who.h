@@ -31,14 +31,13 @@ void py_socket_who_destroy(struct py_socket_who *who);
 /** The record of a url, made when it is new. NULL when there are too many, or without memory. */
 struct py_socket_holder *py_socket_who_holder(struct py_socket_who *who, const char *url);
 
-/** The peers of the INI file from now on; the ones before are those no more. Urls that find no room
- *  are left out. */
+/** The peers of the INI file from now on; who was one before is none any more. Those that find no
+ *  room are left out. */
 void py_socket_who_set_static(struct py_socket_who *who, char (*urls)[KVL_CHANNEL_URL_ROOM],
                               uint32_t count);
 
-/** Peer number `index` of the INI file; NULL past the last. While the list changes a walk over it
- *  may miss peers or meet them twice. */
-struct py_socket_holder *py_socket_who_static(struct py_socket_who *who, uint32_t index);
+/** The next peer of the INI file, from holder number *at_io on, which is moved behind it; NULL. */
+struct py_socket_holder *py_socket_who_next_static(struct py_socket_who *who, uint32_t *at_io);
 
 /** Holder number `index`, of all; NULL past the last. */
 struct py_socket_holder *py_socket_who_at(struct py_socket_who *who, uint32_t index);

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "peer_rig.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +19,7 @@
 #define WAIT_MS 20000u
 
 const char *const rig_tcp[] = {"shm", "no", NULL};
+const char *const rig_remote[] = {"allow_remote", "yes", NULL};
 
 static void rig_die(const char *what, int code)
 {
@@ -307,6 +310,13 @@ int rig_child_main(int argc, char **argv)
     }
     setup.pairs = strcmp(argv[2], "tcp") == 0 ? rig_tcp : NULL;
     setup.url = argv[3];
+    if (strcmp(argv[2], "net") == 0) {
+        setup.pairs = rig_remote;
+        setup.url = strchr(argv[3], ',') + 1;
+        if (setns(atoi(argv[3]), CLONE_NEWNET) < 0) {
+            rig_die("setns", -errno);
+        }
+    }
     in = atoi(argv[4]);
     out = atoi(argv[5]);
     rig_start(&peer, &setup);

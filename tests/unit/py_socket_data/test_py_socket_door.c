@@ -271,9 +271,9 @@ static void put_ranges(int fd, uint8_t type, uint64_t id, uint64_t offset, uint6
 static void test_out_of_range(void **state)
 {
     struct pair *pair = *state;
-    static const struct py_socket_range bad[] = {
-        {RIG_BYTES, 1}, {RIG_BYTES - 1, 2}, {0, RIG_BYTES + 1}, {UINT64_MAX, 2}, {1, UINT64_MAX},
-        {0, 0}};
+    static const struct py_socket_range bad[] = {{RIG_BYTES, 1},     {RIG_BYTES - 1, 2},
+                                                 {0, RIG_BYTES + 1}, {UINT64_MAX, 2},
+                                                 {1, UINT64_MAX},    {0, 0}};
     struct py_socket_frame frame;
 
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -344,17 +344,16 @@ static void test_roles(void **state)
     rig_join(&sender, &receiver);
     span.addr = sender.buffer;
     rig_fill(sender.buffer, RIG_PAGE, 3);
-    assert_int_equal(
-        rig_move(&sender, KVL_TRANSFER_READ, receiver.url, &span, &index, 1, NULL), -EINVAL);
-    assert_int_equal(
-        rig_move(&sender, KVL_TRANSFER_WRITE, receiver.url, &span, &index, 1, NULL), 0);
+    assert_int_equal(rig_move(&sender, KVL_TRANSFER_READ, receiver.url, &span, &index, 1, NULL),
+                     -EINVAL);
+    assert_int_equal(rig_move(&sender, KVL_TRANSFER_WRITE, receiver.url, &span, &index, 1, NULL),
+                     0);
     assert_int_equal(rig_is(receiver.buffer + RIG_PAGE, RIG_PAGE, 3), 1);
     span.addr = receiver.buffer;
     index = 0;
-    assert_int_equal(
-        rig_move(&receiver, KVL_TRANSFER_WRITE, sender.url, &span, &index, 1, NULL), -EINVAL);
-    assert_int_equal(
-        rig_move(&receiver, KVL_TRANSFER_READ, sender.url, &span, &index, 1, NULL), 0);
+    assert_int_equal(rig_move(&receiver, KVL_TRANSFER_WRITE, sender.url, &span, &index, 1, NULL),
+                     -EINVAL);
+    assert_int_equal(rig_move(&receiver, KVL_TRANSFER_READ, sender.url, &span, &index, 1, NULL), 0);
     assert_int_equal(rig_is(receiver.buffer, RIG_PAGE, 3), 1);
     rig_stop(&sender);
     rig_stop(&receiver);
@@ -396,8 +395,8 @@ static void test_bad_submits(void **state)
     assert_int_equal(
         rig_submit(&pair->a, KVL_TRANSFER_READ, pair->b.url, &span, &index, 0, KVL_NEVER, &op),
         -EINVAL);
-    assert_int_equal(
-        rig_submit(&pair->a, 5, pair->b.url, &span, &index, 1, KVL_NEVER, &op), -EINVAL);
+    assert_int_equal(rig_submit(&pair->a, 5, pair->b.url, &span, &index, 1, KVL_NEVER, &op),
+                     -EINVAL);
     span = (struct kvl_span){elsewhere, 10};
     assert_int_equal(
         rig_submit(&pair->a, KVL_TRANSFER_READ, pair->b.url, &span, &index, 1, KVL_NEVER, &op),

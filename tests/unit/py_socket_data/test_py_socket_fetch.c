@@ -226,8 +226,8 @@ static int setup_world(void **state, const char *const *pairs, int maps)
     const struct rig_setup asks = {.pairs = pairs, .bytes = RIG_PAGE};
     const struct rig_setup has = {.pairs = pairs, .bytes = RIG_PAGE, .serve = &serve};
 
-    assert_int_equal(
-        py_socket_memfd_create("store", (size_t)CHUNKS * 2 * CHUNK, 1, &store.memory), 0);
+    assert_int_equal(py_socket_memfd_create("store", (size_t)CHUNKS * 2 * CHUNK, 1, &store.memory),
+                     0);
     store.fd = py_socket_memfd_lend(store.memory.fd, store.memory.bytes, 0);
     serve.store = (struct kvl_store_export){.size = sizeof(serve.store),
                                             .fd = maps ? store.fd : -1,

@@ -14,79 +14,82 @@
 
 #include "py_socket_core.h"
 
-struct py_socket_helper {
-    struct py_socket_helper *next; /* of those at rest */
+struct py_socket_driver {
+    struct py_socket_driver *next; /* of those at rest */
     int wake_fd;
     bool polls; /* is in poll(), and so must be woken */
     uint32_t count;
     struct py_socket_conn *conns[PY_SOCKET_LANE_CONNS]; /* retained */
 };
 
-void py_socket_helpers_fini(struct kvl_channel *channel)
+void py_socket_drivers_fini(struct kvl_channel *channel)
 {
-    while (channel->helpers != NULL) {
-        struct py_socket_helper *helper = channel->helpers;
+    while (channel->drivers != NULL) {
+        struct py_socket_driver *driver = channel->drivers;
 
-        channel->helpers = helper->next;
-        close(helper->wake_fd);
-        free(helper);
+        channel->drivers = driver->next;
+        close(driver->wake_fd);
+        free(driver);
     }
 }
 
-static struct py_socket_helper *help_take(struct kvl_channel *channel)
+static struct py_socket_driver *drive_take(struct kvl_channel *channel)
 {
-    struct py_socket_helper *helper = channel->helpers;
+    struct py_socket_driver *driver = channel->drivers;
 
-    if (helper != NULL) {
-        channel->helpers = helper->next;
-        return helper;
+    if (driver != NULL) {
+        channel->drivers = driver->next;
+        return driver;
     }
-    helper = calloc(1, sizeof(*helper));
-    if (helper == NULL) {
+    driver = calloc(1, sizeof(*driver));
+    if (driver == NULL) {
         return NULL;
     }
-    helper->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (helper->wake_fd < 0) {
-        free(helper);
+    driver->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (driver->wake_fd < 0) {
+        free(driver);
         return NULL;
     }
-    return helper;
+    return driver;
 }
 
-void py_socket_help_wake(struct py_socket_helper *helper)
+void py_socket_drive_wake(struct py_socket_driver *driver)
 {
     const uint64_t one = 1;
 
-    if (helper->polls) {
-        ssize_t n = write(helper->wake_fd, &one, sizeof(one));
+    if (driver->polls) {
+        ssize_t n = write(driver->wake_fd, &one, sizeof(one));
 
         (void)n;
     }
 }
 
-/* ---- connections of a helper; with the lock ---- */
+/* ---- connections of a driver; with the lock ---- */
 
-static void help_claim(struct py_socket_helper *helper, struct py_socket_lane *lane)
+/* Those that an answer to the op can come over: where it has none asked for, all. */
+static void drive_claim(struct py_socket_driver *driver, const struct py_socket_op *op)
 {
+    const struct py_socket_lane *lane = op->lane;
+
     for (uint32_t i = 0; i < lane->conn_count; i++) {
         struct py_socket_conn *conn = lane->conns[i];
 
         if (conn->state == PY_SOCKET_CONN_OPEN && !conn->dead && !conn->receiving &&
-            conn->helper == NULL) {
-            conn->helper = helper;
+            conn->driver == NULL && (op->first == NULL || conn->parts > 0)) {
+            conn->driver = driver;
             py_socket_conn_retain(conn);
             py_socket_loop_modify(conn->loop, conn->fd, 0, &conn->source);
-            helper->conns[helper->count++] = conn;
+            driver->conns[driver->count++] = conn;
         }
     }
 }
 
 /* Its loop watches it again. */
-static void help_give_back(struct py_socket_helper *helper, uint32_t index)
+static void drive_give_back(struct py_socket_driver *driver, uint32_t index)
 {
-    struct py_socket_conn *conn = helper->conns[index];
+    struct py_socket_conn *conn = driver->conns[index];
 
-    conn->helper = NULL;
+    conn->driver = NULL;
     if (conn->unwatched) {
         conn->unwatched = false;
         (void)py_socket_loop_add(conn->loop, conn->fd, conn->events, &conn->source);
@@ -94,14 +97,14 @@ static void help_give_back(struct py_socket_helper *helper, uint32_t index)
         py_socket_loop_modify(conn->loop, conn->fd, conn->events, &conn->source);
     }
     py_socket_conn_release(conn);
-    helper->conns[index] = helper->conns[--helper->count];
+    driver->conns[index] = driver->conns[--driver->count];
 }
 
 /* Called and left with the lock, which it gives back meanwhile. */
-static void help_run(struct kvl_channel *channel, struct py_socket_helper *helper, uint32_t index,
-                     short events)
+static void drive_run(struct kvl_channel *channel, struct py_socket_driver *driver, uint32_t index,
+                      short events)
 {
-    struct py_socket_conn *conn = helper->conns[index];
+    struct py_socket_conn *conn = driver->conns[index];
     int r = 0;
 
     if ((events & POLLOUT) != 0) {
@@ -114,26 +117,26 @@ static void help_run(struct kvl_channel *channel, struct py_socket_helper *helpe
     }
     if (r < 0) {
         py_socket_conn_kill(conn, r);
-        help_give_back(helper, index); /* its loop closes it */
+        drive_give_back(driver, index); /* its loop closes it */
     }
 }
 
-static void help_poll(struct kvl_channel *channel, struct py_socket_helper *helper, int timeout)
+static void drive_poll(struct kvl_channel *channel, struct py_socket_driver *driver, int timeout)
 {
     struct pollfd fds[PY_SOCKET_LANE_CONNS + 2];
-    uint32_t count = helper->count;
+    uint32_t count = driver->count;
     uint64_t ignored;
 
     for (uint32_t i = 0; i < count; i++) {
-        const struct py_socket_conn *conn = helper->conns[i];
+        const struct py_socket_conn *conn = driver->conns[i];
 
         fds[i] = (struct pollfd){
             .fd = conn->fd,
             .events = (short)(POLLIN | ((conn->events & EPOLLOUT) != 0 ? POLLOUT : 0))};
     }
-    fds[count] = (struct pollfd){.fd = helper->wake_fd, .events = POLLIN};
+    fds[count] = (struct pollfd){.fd = driver->wake_fd, .events = POLLIN};
     fds[count + 1] = (struct pollfd){.fd = py_socket_link_fd(channel->link), .events = POLLIN};
-    helper->polls = true;
+    driver->polls = true;
     pthread_mutex_unlock(&channel->lock);
     if (poll(fds, count + 2, timeout) < 0) {
         memset(fds, 0, sizeof(fds));
@@ -142,20 +145,20 @@ static void help_poll(struct kvl_channel *channel, struct py_socket_helper *help
         py_socket_link_poll(channel->link);
     }
     pthread_mutex_lock(&channel->lock);
-    helper->polls = false;
+    driver->polls = false;
     if (fds[count].revents != 0) {
-        ssize_t n = read(helper->wake_fd, &ignored, sizeof(ignored));
+        ssize_t n = read(driver->wake_fd, &ignored, sizeof(ignored));
 
         (void)n;
     }
     for (uint32_t i = count; i-- > 0;) { /* from the end: one that is given back is replaced */
         if (fds[i].revents != 0) {
-            help_run(channel, helper, i, fds[i].revents);
+            drive_run(channel, driver, i, fds[i].revents);
         }
     }
 }
 
-static int help_timeout(const struct kvl_channel *channel, uint64_t deadline_ms)
+static int drive_timeout(const struct kvl_channel *channel, uint64_t deadline_ms)
 {
     uint64_t now = channel->host->now_ms(channel->host);
 
@@ -167,40 +170,40 @@ static int help_timeout(const struct kvl_channel *channel, uint64_t deadline_ms)
                                              : (int)(deadline_ms - now);
 }
 
-void py_socket_help(struct py_socket_op *op, uint64_t deadline_ms)
+void py_socket_drive(struct py_socket_op *op, uint64_t deadline_ms)
 {
     struct kvl_channel *channel = op->channel;
-    struct py_socket_helper *helper;
+    struct py_socket_driver *driver;
     /* there nobody else drives handshakes meanwhile */
     bool is_async = (channel->flags & KVL_CHANNEL_ASYNC) != 0;
     uint64_t id = op->id;
 
-    if (op->helper != NULL || op->held) {
+    if (op->driver != NULL || op->held) {
         return;
     }
-    helper = help_take(channel);
-    if (helper == NULL) {
+    driver = drive_take(channel);
+    if (driver == NULL) {
         return;
     }
-    helper->count = 0;
+    driver->count = 0;
     if (op->lane != NULL && op->lane->state == PY_SOCKET_LANE_OPEN) {
-        help_claim(helper, op->lane);
+        drive_claim(driver, op);
     }
-    op->helper = helper;
-    while ((helper->count > 0 || is_async) && op->id == id && op->state == PY_SOCKET_OP_RUNNING) {
-        int timeout = help_timeout(channel, deadline_ms);
+    op->driver = driver;
+    while ((driver->count > 0 || is_async) && op->id == id && op->state == PY_SOCKET_OP_RUNNING) {
+        int timeout = drive_timeout(channel, deadline_ms);
 
         if (timeout == 0) {
             break;
         }
-        help_poll(channel, helper, timeout);
+        drive_poll(channel, driver, timeout);
     }
-    if (op->helper == helper) {
-        op->helper = NULL;
+    if (op->driver == driver) {
+        op->driver = NULL;
     }
-    while (helper->count > 0) {
-        help_give_back(helper, helper->count - 1);
+    while (driver->count > 0) {
+        drive_give_back(driver, driver->count - 1);
     }
-    helper->next = channel->helpers;
-    channel->helpers = helper;
+    driver->next = channel->drivers;
+    channel->drivers = driver;
 }
