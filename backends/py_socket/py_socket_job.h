@@ -57,7 +57,9 @@ struct py_socket_job {
     struct py_socket_seek *seek;
     struct py_socket_job *next; /* of the seek */
     struct py_socket_job *prev;
+    int is_swept; /* by the end of the seek */
     struct py_socket_job *next_finished;
+    struct py_socket_job *next_queued;
     atomic_uint refs;
     int is_read;
     int is_direct; /* read into the engine's own memory */
@@ -76,6 +78,7 @@ struct py_socket_job {
     uint32_t moving; /* questions after which bytes may come */
     int advancing;
     int again;
+    int is_queued; /* the thread will move it on */
     int cancelled;
     int done;
     enum py_socket_phase_of_job phase;

@@ -42,15 +42,26 @@ static void query_judge(const struct py_socket_query *query, int32_t status)
     }
 }
 
-static void query_over(struct py_socket_query *query, int32_t status)
+/* With the lock. @return 1 when the job has to ask somebody else now. */
+static int query_leaves_work(const struct py_socket_job *job)
+{
+    return !job->done && !job->cancelled && py_socket_job_is_open(job) &&
+           (job->is_read || job->out == 0);
+}
+
+/* @param from_channel  1 = in a call of the channel about a question that has ended. There may be
+ *                      thousands of them when a peer is lost, each called when the one before asks
+ *                      somebody else: the thread does that, or the stack would hold them all */
+static void query_over(struct py_socket_query *query, int32_t status, int from_channel)
 {
     struct py_socket_job *job = query->job;
+    int is_later;
 
     query_judge(query, status);
     pthread_mutex_lock(&job->lock);
     for (uint32_t i = 0; i < query->count; i++) {
         job->items[query->items[i]].out--;
-        if (status < 0 && job->items[query->items[i]].status == -EINPROGRESS) {
+        if (status < 0) {
             py_socket_job_end_item(job, query->items[i], status);
         }
     }
@@ -58,7 +69,13 @@ static void query_over(struct py_socket_query *query, int32_t status)
     job->out--;
     job->moving -= (uint32_t)query->is_moving;
     query->is_moving = 0;
+    is_later = from_channel && query_leaves_work(job) && !job->is_queued;
+    job->is_queued |= is_later;
     pthread_mutex_unlock(&job->lock);
+    if (is_later) {
+        py_socket_seek_advance_later(job); /* with our reference */
+        return;
+    }
     py_socket_job_advance(job, 0);
     py_socket_job_release(job);
 }
@@ -191,7 +208,7 @@ static void on_item(void *ctx, uint32_t at, int32_t status)
 
 static void on_end(void *ctx, int32_t status)
 {
-    query_over(ctx, status < 0 ? status : -ENOENT);
+    query_over(ctx, status < 0 ? status : -ENOENT, 1);
 }
 
 static const struct py_socket_fetch_ops ask_ops = {
@@ -253,7 +270,7 @@ void py_socket_query_submit(struct py_socket_query *query)
     int r;
 
     if (!query_enters(query, job->is_read)) {
-        query_over(query, -ECANCELED);
+        query_over(query, -ECANCELED, 0);
         return;
     }
     py_socket_job_retain(job); /* the answer may be here before we are back */
@@ -271,7 +288,7 @@ void py_socket_query_submit(struct py_socket_query *query)
     if (r == -EAGAIN) {
         py_socket_seek_ask_later(query);
     } else if (r < 0) {
-        query_over(query, r);
+        query_over(query, r, 0);
     }
     query_leaves(job);
     py_socket_job_release(job);
@@ -288,7 +305,7 @@ static void on_connected(void *ctx, int32_t status)
     if (status == 0) {
         py_socket_query_submit(query);
     } else {
-        query_over(query, status);
+        query_over(query, status, 0);
     }
     py_socket_seek_call_ends(seek);
 }
@@ -300,7 +317,7 @@ void py_socket_query_start(struct py_socket_query *query)
     int r;
 
     if (!query_enters(query, 0)) {
-        query_over(query, -ECANCELED);
+        query_over(query, -ECANCELED, 0);
         return;
     }
     py_socket_job_retain(job);
@@ -310,7 +327,7 @@ void py_socket_query_start(struct py_socket_query *query)
         py_socket_seek_call_begins(seek);
         r = py_socket_seek_connect(seek, query->holder->url, on_connected, query);
         if (r < 0) {
-            query_over(query, r);
+            query_over(query, r, 0);
             py_socket_seek_call_ends(seek);
         }
     }

@@ -81,6 +81,17 @@ void py_socket_seek_finish_later(struct py_socket_job *job)
     pthread_mutex_unlock(&seek->lock);
 }
 
+void py_socket_seek_advance_later(struct py_socket_job *take_job)
+{
+    struct py_socket_seek *seek = take_job->seek;
+
+    pthread_mutex_lock(&seek->lock);
+    take_job->next_queued = seek->queued;
+    seek->queued = take_job;
+    pthread_cond_broadcast(&seek->changed);
+    pthread_mutex_unlock(&seek->lock);
+}
+
 void py_socket_seek_ask_later(struct py_socket_query *query)
 {
     struct py_socket_seek *seek = query->job->seek;
@@ -139,7 +150,9 @@ static void job_cancel(struct py_socket_job *job)
     struct py_socket_query *at;
 
     pthread_mutex_lock(&job->lock);
-    job->cancelled = 1;
+    if (!job->done) { /* else it is being told how it ended */
+        job->cancelled = 1;
+    }
     while (job->submitting > 0) {
         pthread_cond_wait(&job->settled, &job->lock);
     }
@@ -292,6 +305,15 @@ static void ask_again(struct py_socket_query *later)
     }
 }
 
+static void advance_queued(struct py_socket_job *job)
+{
+    pthread_mutex_lock(&job->lock);
+    job->is_queued = 0;
+    pthread_mutex_unlock(&job->lock);
+    py_socket_job_advance(job, 0);
+    py_socket_job_release(job);
+}
+
 /* What there is to do now; the lock is given up for it. @return 0 nothing. */
 static int seek_work(struct py_socket_seek *seek, uint64_t *keep_ms, uint64_t *later_ms)
 {
@@ -303,6 +325,11 @@ static int seek_work(struct py_socket_seek *seek, uint64_t *keep_ms, uint64_t *l
         seek->finished = job->next_finished;
         pthread_mutex_unlock(&seek->lock);
         py_socket_job_finish(job);
+    } else if ((job = seek->queued) != NULL) {
+        seek->queued = job->next_queued;
+        seek->busy = 1;
+        pthread_mutex_unlock(&seek->lock);
+        advance_queued(job);
     } else if (later != NULL && (seek->stopping || now >= *later_ms)) {
         seek->later = NULL;
         seek->busy = 1;
@@ -333,7 +360,8 @@ static void *seek_run(void *arg)
     uint64_t later_ms = 0;
 
     pthread_mutex_lock(&seek->lock);
-    while (!seek->stopping || seek->finished != NULL || seek->jobs != NULL || seek->later != NULL) {
+    while (!seek->stopping || seek->finished != NULL || seek->jobs != NULL ||
+           seek->queued != NULL || seek->later != NULL) {
         if (!seek_work(seek, &keep_ms, &later_ms)) {
             wait_until(seek, seek->stopping ? py_socket_seek_now(seek) + KEEP_EVERY_MS
                              : seek->later != NULL && later_ms < keep_ms ? later_ms
@@ -410,11 +438,12 @@ void py_socket_seek_stop(struct py_socket_seek *seek)
     seek->stopping = 1;
     pthread_cond_broadcast(&seek->changed);
     for (;;) {
-        for (job = seek->jobs; job != NULL && job->cancelled; job = job->next) {
+        for (job = seek->jobs; job != NULL && job->is_swept; job = job->next) {
         }
         if (job == NULL) {
             break;
         }
+        job->is_swept = 1;
         py_socket_job_retain(job);
         pthread_mutex_unlock(&seek->lock);
         job_cancel(job);
@@ -439,6 +468,12 @@ void py_socket_seek_destroy(struct py_socket_seek *seek)
         }
         pthread_mutex_unlock(&seek->lock);
         seek->config.host->thread_join(seek->config.host, seek->thread);
+    }
+    while (seek->queued != NULL) { /* one that ended by itself while it was put there */
+        struct py_socket_job *next = seek->queued->next_queued;
+
+        py_socket_job_release(seek->queued);
+        seek->queued = next;
     }
     py_socket_who_destroy(seek->who);
     pthread_cond_destroy(&seek->changed);

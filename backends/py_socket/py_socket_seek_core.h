@@ -47,6 +47,7 @@ struct py_socket_seek {
     pthread_cond_t changed;
     struct py_socket_job *jobs;
     struct py_socket_job *finished; /* done in a call of the core: the thread tells */
+    struct py_socket_job *queued; /* to be moved on by the thread; retained */
     struct py_socket_query *later; /* found no room; the thread asks again */
     uint64_t locate_from_ms; /* the controller hung: not asked before */
     uint64_t locate_pause_ms;
@@ -84,8 +85,10 @@ int py_socket_seek_connect(struct py_socket_seek *seek, const char *url, py_sock
 int py_socket_seek_may_locate(struct py_socket_seek *seek);
 void py_socket_seek_located(struct py_socket_seek *seek, int32_t status, uint64_t began_ms);
 
-/** Left to the thread: the end of a job; a question that found no room. */
+/** Left to the thread: the end of a job; its next step, with a reference that is taken over; a
+ *  question that found no room. */
 void py_socket_seek_finish_later(struct py_socket_job *job);
+void py_socket_seek_advance_later(struct py_socket_job *take_job);
 void py_socket_seek_ask_later(struct py_socket_query *query);
 
 /* ---- py_socket_steer.c ---- */
