@@ -192,6 +192,7 @@ static struct py_socket_query *plan_for(struct py_socket_job *job, uint32_t plac
     }
     query->job = job;
     query->holder = job->holders[place];
+    query->place = place;
     for (uint32_t i = 0; i < job->count; i++) {
         if (wants(job, &job->items[i], place)) {
             query->items[query->count++] = i;
@@ -203,20 +204,20 @@ static struct py_socket_query *plan_for(struct py_socket_job *job, uint32_t plac
 struct py_socket_query *py_socket_job_plan(struct py_socket_job *job)
 {
     struct py_socket_query *before = job->queries;
-    struct py_socket_query *plan[PY_SOCKET_JOB_HOLDERS];
 
     for (uint32_t place = 0; place < job->holder_count; place++) {
-        plan[place] = plan_for(job, place);
+        struct py_socket_query *query = plan_for(job, place);
+
+        if (query != NULL) {
+            query->next = job->queries;
+            job->queries = query;
+        }
     }
     /* Marked only now: a read must not find its first choice taken by the round it plans. */
-    for (uint32_t place = 0; place < job->holder_count; place++) {
-        for (uint32_t i = 0; plan[place] != NULL && i < plan[place]->count; i++) {
-            job->items[plan[place]->items[i]].asked |= 1u << place;
-            job->items[plan[place]->items[i]].out++;
-        }
-        if (plan[place] != NULL) {
-            plan[place]->next = job->queries;
-            job->queries = plan[place];
+    for (const struct py_socket_query *at = job->queries; at != before; at = at->next) {
+        for (uint32_t i = 0; i < at->count; i++) {
+            job->items[at->items[i]].asked |= 1u << at->place;
+            job->items[at->items[i]].out++;
         }
     }
     return job->queries != before ? job->queries : NULL;

@@ -37,6 +37,7 @@ struct py_socket_item {
 struct py_socket_query {
     struct py_socket_job *job;
     struct py_socket_holder *holder;
+    uint32_t place; /* of it in job->holders */
     struct py_socket_query *next;
     struct py_socket_query *next_later; /* of the seek: no room to ask now */
     uint64_t op; /* while it is out */

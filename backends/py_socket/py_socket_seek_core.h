@@ -10,8 +10,8 @@
  * Locks: job->lock may be held when seek->lock or that of the peers is taken, never the other way
  * round. None is held across a call into the link, the channel or the host.
  *
- * The channel is closed before the record goes. Nobody may touch it then: jobs count who is about to
- * (`submitting`), and so does the thread (`busy`); the end waits for both.
+ * The channel is closed before the record goes. Nobody may touch it then: jobs count who is about
+ * to (`submitting`), and so does the thread (`busy`); the end waits for both.
  */
 #ifndef KVL_PY_SOCKET_SEEK_CORE_H
 #define KVL_PY_SOCKET_SEEK_CORE_H
@@ -74,7 +74,8 @@ void py_socket_seek_call_begins(struct py_socket_seek *seek);
 void py_socket_seek_call_ends(struct py_socket_seek *seek);
 
 /** A handshake with the peer at `url`, as py_socket_connect_call, within handshake_timeout. It does
- *  not end with the job that wants it: others profit, and nothing is learned from a short deadline. */
+ *  not end with the job that wants it: others profit, and a short deadline says nothing about the
+ *  peer. */
 int py_socket_seek_connect(struct py_socket_seek *seek, const char *url, py_socket_connected_fn fn,
                            void *ctx);
 

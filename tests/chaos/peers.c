@@ -3,11 +3,11 @@
  * usage: peers [--seconds N] [--engines N] [--seed N] [--lib FILE] [--modules DIR]
  *
  * Engines that share chunks by py_socket, over shared memory and over TCP. They are killed and come
- * back under the same address, stopped and let go on, before, in and after a batch; their stores are
- * so small that chunks go while others read them; noise and old frames come to their ports. Every
- * request ends by its deadline with the right bytes or a miss. One engine is never killed: when the
- * others are gone at the end it has the descriptors that it had before they came, and its memory does
- * not grow. The last line says how it went.
+ * back under the same address, stopped and let go on, before, in and after a batch; their stores
+ * are so small that chunks go while others read them; noise and old frames come to their ports.
+ * Every request ends by its deadline with the right bytes or a miss. One engine is never killed:
+ * when the others are gone at the end it has the descriptors that it had before they came, and its
+ * memory does not grow. The last line says how it went.
  */
 #include "peers.h"
 

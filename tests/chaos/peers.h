@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file peers.h
- * Engines that share chunks by py_socket, each a process of its own that is killed or stopped at any
- * moment. What they have to say is in memory that all share, so that it outlives them.
+ * Engines that share chunks by py_socket, each a process of its own that is killed or stopped at
+ * any moment. What they have to say is in memory that all share, so that it outlives them.
  */
 #ifndef KVL_PEERS_H
 #define KVL_PEERS_H
@@ -30,7 +30,7 @@
 #define PEERS_SANITIZED 0
 #endif
 
-/** So much after its deadline a request is late. Sanitizers and a full machine stretch everything. */
+/** So much after its deadline a request is late. Sanitizers and a busy machine stretch time. */
 #define PEERS_SLACK_MS (PEERS_SANITIZED ? 15000u : 3000u)
 
 enum peers_phase { PEERS_IDLE, PEERS_SAVE, PEERS_LOOKUP, PEERS_LOAD };

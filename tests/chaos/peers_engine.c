@@ -228,17 +228,20 @@ static bool engine_open(struct engine *engine)
 int peers_engine_run(struct peers_shared *shared, struct peers_slot *slot)
 {
     struct engine engine = {.shared = shared, .slot = slot};
+    uint8_t *memory;
     int r;
 
     engine.random = shared->seed ^ ((uint64_t)getpid() << 20) ^ peers_now_ms() ^ 1;
+    memory = malloc(BATCH * PEERS_CHUNK_MAX);
+    if (memory == NULL) {
+        note(&engine, "malloc", "no memory");
+        return 1;
+    }
     for (uint32_t i = 0; i < BATCH; i++) {
-        engine.data[i] = malloc(PEERS_CHUNK_MAX);
-        if (engine.data[i] == NULL) {
-            note(&engine, "malloc", "no memory");
-            return 1;
-        }
+        engine.data[i] = memory + i * PEERS_CHUNK_MAX;
     }
     if (!engine_open(&engine)) {
+        free(memory);
         return 1;
     }
     atomic_store(&slot->is_open, 1);
@@ -254,8 +257,6 @@ int peers_engine_run(struct peers_shared *shared, struct peers_slot *slot)
     if (r < 0) {
         note(&engine, "close", strerror(-r));
     }
-    for (uint32_t i = 0; i < BATCH; i++) {
-        free(engine.data[i]);
-    }
+    free(memory);
     return r < 0;
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Two engines on two hosts with a cable between them: network namespaces and a veth pair. Chunks are
- * found and loaded over it, with delay and loss where the kernel has netem; with the cable cut every
- * request ends by its deadline and soon nobody waits any more; with the cable back all is found
- * again. Skipped (77) where namespaces or iproute2 are not to be had.
+ * Two engines on two hosts with a cable between them: network namespaces and a veth pair. Chunks
+ * are found and loaded over it, with delay and loss where the kernel has netem; with the cable cut
+ * every request ends by its deadline and soon nobody waits any more; with the cable back all is
+ * found again. Skipped (77) where namespaces or iproute2 are not to be had.
  */
 #include <errno.h>
 #include <fcntl.h>

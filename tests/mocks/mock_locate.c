@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A fleet's controller that names one peer for whatever it is asked, or says nothing until it stops. */
+/* A fleet's controller that names one peer whatever it is asked, or says nothing until it stops. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>

@@ -39,6 +39,8 @@ static void node_open(struct rig_node *node, const char *ini)
     }
 }
 
+static char *vtext(const char *format, va_list args) KVL_PRINTF(1, 0);
+
 static char *vtext(const char *format, va_list args)
 {
     char *text = NULL;

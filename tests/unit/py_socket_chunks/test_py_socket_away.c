@@ -212,7 +212,7 @@ static void test_close_while_a_peer_hangs(void **state)
     rig_reap(&a);
 }
 
-/* Killed in the middle of what it sends: a miss or the right bytes. @return chunks that were lost. */
+/* Killed in the middle of what it sends: a miss or the right bytes. @return chunks lost. */
 static uint32_t killed(const char *shm, uint32_t round)
 {
     uint8_t *bytes = calloc(MANY, BIG);
