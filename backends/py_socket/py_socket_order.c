@@ -76,13 +76,14 @@ static int link_make_call(struct py_socket_link *link, const struct py_socket_ca
     return 0;
 }
 
-/* Calls to one peer that are under way together give it the same token: it shows the one that came
- * last, perhaps before we have seen its answer. The lock is held. */
+/* Several calls to one peer give it the same token: it would show the last one as soon as it has it,
+ * and that call's answer may be behind the data connection. One that has just ended has left the
+ * token in the record. The lock is held. */
 static void link_share_token(const struct py_socket_link *link, struct link_call *call)
 {
-    for (const struct link_call *other = link->all; other != NULL; other = other->all_next) {
-        if (strcmp(other->url, call->url) == 0) {
-            memcpy(call->token, other->token, PY_SOCKET_TOKEN);
+    for (const struct link_call *at = link->all; at != NULL; at = at->all_next) {
+        if (strcmp(at->url, call->url) == 0) {
+            memcpy(call->token, at->token, sizeof(call->token));
             return;
         }
     }
