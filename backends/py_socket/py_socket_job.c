@@ -134,22 +134,27 @@ void py_socket_job_allow(struct py_socket_job *job, struct py_socket_holder *hol
     }
 }
 
+uint32_t py_socket_job_first_open(const struct py_socket_job *job)
+{
+    uint32_t first = 0;
+
+    while (first < job->count && job->items[first].status != -EINPROGRESS) {
+        first++;
+    }
+    return first;
+}
+
 int py_socket_job_is_open(const struct py_socket_job *job)
 {
-    for (uint32_t i = 0; i < job->count; i++) {
-        if (job->items[i].status == -EINPROGRESS) {
-            return 1;
-        }
-    }
-    return 0;
+    return py_socket_job_first_open(job) < job->count;
 }
 
 void py_socket_job_end_item(struct py_socket_job *job, uint32_t item, int32_t status)
 {
     struct py_socket_item *it = &job->items[item];
 
-    if (it->status != -EINPROGRESS) {
-        return; /* another peer was quicker */
+    if (it->status != -EINPROGRESS || job->done) {
+        return; /* another peer was quicker, or the core */
     }
     if (status == 0) {
         it->status = 0;
@@ -163,7 +168,8 @@ static int wants(const struct py_socket_job *job, const struct py_socket_item *i
 {
     const uint32_t left = item->eligible & ~item->asked;
 
-    if (item->status != -EINPROGRESS || (left >> place & 1) == 0) {
+    if (item->status != -EINPROGRESS || (left >> place & 1) == 0 ||
+        (job->is_read && item->out > 0)) {
         return 0;
     }
     return !job->is_read || (left & ((1u << place) - 1)) == 0;
@@ -186,6 +192,7 @@ static struct py_socket_query *plan_for(struct py_socket_job *job, uint32_t plac
     }
     query->job = job;
     query->holder = job->holders[place];
+    query->place = place;
     for (uint32_t i = 0; i < job->count; i++) {
         if (wants(job, &job->items[i], place)) {
             query->items[query->count++] = i;
@@ -197,19 +204,20 @@ static struct py_socket_query *plan_for(struct py_socket_job *job, uint32_t plac
 struct py_socket_query *py_socket_job_plan(struct py_socket_job *job)
 {
     struct py_socket_query *before = job->queries;
-    struct py_socket_query *plan[PY_SOCKET_JOB_HOLDERS];
 
     for (uint32_t place = 0; place < job->holder_count; place++) {
-        plan[place] = plan_for(job, place);
+        struct py_socket_query *query = plan_for(job, place);
+
+        if (query != NULL) {
+            query->next = job->queries;
+            job->queries = query;
+        }
     }
     /* Marked only now: a read must not find its first choice taken by the round it plans. */
-    for (uint32_t place = 0; place < job->holder_count; place++) {
-        for (uint32_t i = 0; plan[place] != NULL && i < plan[place]->count; i++) {
-            job->items[plan[place]->items[i]].asked |= 1u << place;
-        }
-        if (plan[place] != NULL) {
-            plan[place]->next = job->queries;
-            job->queries = plan[place];
+    for (const struct py_socket_query *at = job->queries; at != before; at = at->next) {
+        for (uint32_t i = 0; i < at->count; i++) {
+            job->items[at->items[i]].asked |= 1u << at->place;
+            job->items[at->items[i]].out++;
         }
     }
     return job->queries != before ? job->queries : NULL;

@@ -197,6 +197,9 @@ void py_socket_op_end(struct py_socket_op *op, int32_t status)
         pthread_cond_broadcast(&op->ended); /* cancel waits */
         op->done_next = op->channel->called;
         op->channel->called = op;
+        if (op->waiters > 0) {
+            pthread_cond_broadcast(&op->ended); /* a cancel waits until nobody writes any more */
+        }
         return;
     }
     op_tell(op);

@@ -180,10 +180,25 @@ static int peers_make_room(struct py_socket_peers *peers, struct py_socket_peer 
     return 0;
 }
 
+static uint32_t peers_token_differs(const uint8_t *a, const uint8_t *b)
+{
+    uint32_t differs = 0;
+
+    for (uint32_t i = 0; i < PY_SOCKET_TOKEN; i++) {
+        differs |= (uint32_t)(a[i] ^ b[i]);
+    }
+    return differs;
+}
+
 static void peers_add_token(struct py_socket_peer *peer, const uint8_t *token)
 {
     uint32_t place = peer->token_count;
 
+    for (uint32_t i = 0; i < place; i++) {
+        if (peers_token_differs(peer->tokens[i], token) == 0) {
+            return;
+        }
+    }
     /* Two handshakes can cross; more of them come from a peer that does nothing else. */
     if (place == PY_SOCKET_TOKENS) {
         place = PY_SOCKET_TOKENS - 1;
@@ -363,16 +378,6 @@ struct py_socket_peer *py_socket_peers_find(struct py_socket_peers *peers, const
     return peer;
 }
 
-static uint32_t peers_token_differs(const uint8_t *a, const uint8_t *b)
-{
-    uint32_t differs = 0;
-
-    for (uint32_t i = 0; i < PY_SOCKET_TOKEN; i++) {
-        differs |= (uint32_t)(a[i] ^ b[i]);
-    }
-    return differs;
-}
-
 struct py_socket_peer *py_socket_peers_find_token(struct py_socket_peers *peers,
                                                   const uint8_t *token)
 {
@@ -394,6 +399,19 @@ struct py_socket_peer *py_socket_peers_find_token(struct py_socket_peers *peers,
     }
     pthread_mutex_unlock(&peers->lock);
     return found;
+}
+
+int py_socket_peers_given(struct py_socket_peers *peers, const char *url, uint8_t *token_out)
+{
+    const struct py_socket_peer *peer;
+
+    pthread_mutex_lock(&peers->lock);
+    peer = peers_by_url(peers, url);
+    if (peer != NULL) {
+        memcpy(token_out, peer->tokens[0], PY_SOCKET_TOKEN);
+    }
+    pthread_mutex_unlock(&peers->lock);
+    return peer != NULL;
 }
 
 int py_socket_peers_is_settled(struct py_socket_peers *peers, const struct py_socket_peer *peer)

@@ -73,6 +73,9 @@ struct py_socket_peer *py_socket_peers_find(struct py_socket_peers *peers, const
 struct py_socket_peer *py_socket_peers_find_token(struct py_socket_peers *peers,
                                                   const uint8_t *token);
 
+/** The token that the peer at that url was given first. @return 1; 0 it is not known. */
+int py_socket_peers_given(struct py_socket_peers *peers, const char *url, uint8_t *token_out);
+
 /**
  * Whether its token is one that it knows by now. A peer that has only called may not have our answer
  * yet, and one that calls again may have forgotten us: a handshake of our own settles both. Peers

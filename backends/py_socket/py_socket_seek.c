@@ -2,12 +2,17 @@
 #include "py_socket_seek.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "py_socket_seek_core.h"
 
-#define KEEP_EVERY_MS 500u
+#define KEEP_EVERY_MS 250u
+#define LATER_MS 2u
+/* Between questions to a controller that does not answer. */
+#define PAUSE_FIRST_MS 1000u
+#define PAUSE_MOST_MS 32000u
 
 static const char *const counter_names[PY_SOCKET_SEEK_COUNTERS] = {
     [PY_SOCKET_LOOKUPS] = "seek_lookups",  [PY_SOCKET_FOUND] = "seek_found",
@@ -31,225 +36,71 @@ void py_socket_seek_call_ends(struct py_socket_seek *seek)
     pthread_mutex_unlock(&seek->lock);
 }
 
-int py_socket_seek_connect(struct py_socket_seek *seek, const char *url, uint64_t deadline_ms,
-                           py_socket_connected_fn fn, void *ctx)
+int py_socket_seek_connect(struct py_socket_seek *seek, const char *url, py_socket_connected_fn fn,
+                           void *ctx)
 {
-    const uint64_t latest = py_socket_seek_now(seek) + seek->config.options->handshake_timeout_ms;
-
-    return py_socket_connect_call(seek->config.channel, url,
-                                  deadline_ms < latest ? deadline_ms : latest, fn, ctx);
+    return py_socket_connect_call(
+        seek->config.channel, url,
+        py_socket_seek_now(seek) + seek->config.options->handshake_timeout_ms, fn, ctx);
 }
 
-/* ---- whom to ask next ---- */
-
-static void on_located(void *ctx, int32_t status, const struct kvl_run *runs, uint32_t run_count)
+int py_socket_seek_may_locate(struct py_socket_seek *seek)
 {
-    struct py_socket_job *job = ctx;
-    struct py_socket_seek *seek = job->seek;
-    uint32_t first = 0;
-
-    pthread_mutex_lock(&job->lock);
-    while (first < job->count && job->items[first].status != -EINPROGRESS) {
-        first++;
-    }
-    for (uint32_t i = 0; status == 0 && i < run_count; i++) {
-        struct py_socket_holder *holder = py_socket_who_holder(seek->who, runs[i].peer_url);
-
-        if (holder != NULL && py_socket_who_may_try(seek->who, holder, py_socket_seek_now(seek))) {
-            py_socket_job_allow(job, holder, first, runs[i].length);
-        }
-    }
-    job->out--;
-    pthread_mutex_unlock(&job->lock);
-    py_socket_job_advance(job, 0);
-    py_socket_job_release(job);
-    py_socket_seek_call_ends(seek);
-}
-
-/* Asks the controller from the first open item on. The lock of the job is not held. */
-static void job_locate(struct py_socket_job *job, uint32_t first)
-{
-    const struct kvl_host *host = job->seek->config.host;
-    const uint32_t rest = job->count - first;
-    struct kvl_chunk_id *ids = malloc(rest * sizeof(*ids));
-    int r = ids != NULL ? 0 : -ENOMEM;
-
-    for (uint32_t i = 0; r == 0 && i < rest; i++) {
-        r = host->chunk_id(host, &job->items[first + i].chunk.key, &ids[i]);
-    }
-    py_socket_job_retain(job);
-    py_socket_seek_call_begins(job->seek);
-    if (r == 0) {
-        r = host->locate(host, ids, rest, job->deadline_ms, on_located, job);
-    }
-    free(ids);
-    py_socket_seek_count(job->seek, PY_SOCKET_LOCATES, r == 0);
-    if (r < 0) {
-        on_located(job, r, NULL, 0); /* no controller, or it cannot be asked now: others may know */
-    }
-}
-
-static void allow_remembered(struct py_socket_job *job)
-{
-    for (uint32_t i = 0; i < job->count; i++) {
-        struct py_socket_holder *holder = py_socket_who_had(job->seek->who, job->items[i].hash);
-
-        if (holder != NULL) {
-            py_socket_job_allow(job, holder, i, 1);
-        }
-    }
-}
-
-/* Peers of the INI file that are there, or were never tried. One that could not be reached is left
- * to the thread that keeps them connected, so that a dead peer holds up one lookup and not all. */
-static void allow_static(struct py_socket_job *job)
-{
-    struct py_socket_seek *seek = job->seek;
-    const struct kvl_channel_ops *ops = &py_socket_channel_ops;
-    struct py_socket_holder *holder;
-    uint32_t at = 0;
-
-    while ((holder = py_socket_who_next_static(seek->who, &at)) != NULL) {
-        if (ops->is_connected(seek->config.channel, holder->url) == 1 ||
-            py_socket_who_is_new(seek->who, holder)) {
-            py_socket_job_allow(job, holder, 0, job->count);
-        }
-    }
-}
-
-static void job_finish(struct py_socket_job *job)
-{
-    const struct kvl_host *host = job->seek->config.host;
-    struct py_socket_seek *seek = job->seek;
-    int32_t *status = malloc(job->count * sizeof(*status));
-    struct kvl_completion done = {
-        .size = sizeof(done),
-        .cookie = job->cookie,
-        .bytes = job->bytes,
-        .item_status = status,
-        .item_count = status != NULL ? job->count : 0,
-    };
-    uint32_t good = 0;
-
-    for (uint32_t i = 0; i < job->count; i++) {
-        struct py_socket_item *item = &job->items[i];
-
-        if (item->status == -EINPROGRESS) {
-            item->status = job->cancelled       ? -ECANCELED
-                           : item->failure != 0 ? item->failure
-                                                : -ENOENT;
-        }
-        good += item->status == 0;
-        done.status = done.status != 0 ? done.status : item->status;
-        if (status != NULL) {
-            status[i] = item->status;
-        }
-    }
-    py_socket_seek_count(seek, job->is_read ? PY_SOCKET_READ_OK : PY_SOCKET_FOUND, good);
-    py_socket_seek_count(seek, PY_SOCKET_READ_BYTES, job->is_read ? job->bytes : 0);
-    if (status == NULL) {
-        done.status = -ENOMEM;
-    }
-    host->complete(host, &done);
-    free(status);
+    int may;
 
     pthread_mutex_lock(&seek->lock);
-    if (job->prev != NULL) {
-        job->prev->next = job->next;
-    } else {
-        seek->jobs = job->next;
-    }
-    if (job->next != NULL) {
-        job->next->prev = job->prev;
-    }
-    pthread_cond_broadcast(&seek->changed);
+    may = py_socket_seek_now(seek) >= seek->locate_from_ms;
     pthread_mutex_unlock(&seek->lock);
-    py_socket_job_release(job);
+    return may;
 }
 
-/* One step with the lock held, which is given up for a while. @return 0 nothing more to do now. */
-static int job_step(struct py_socket_job *job)
+void py_socket_seek_located(struct py_socket_seek *seek, int32_t status, uint64_t began_ms)
 {
-    struct py_socket_query *before = job->queries;
-    struct py_socket_query *round;
-    uint32_t first = 0;
+    const uint64_t now = py_socket_seek_now(seek);
 
-    if (job->out > 0) {
-        return 0;
+    pthread_mutex_lock(&seek->lock);
+    if (status != -ETIMEDOUT) {
+        seek->locate_pause_ms = 0;
+    } else if (now >= seek->locate_from_ms && now - began_ms >= PY_SOCKET_HANGS_MS) {
+        seek->locate_pause_ms = seek->locate_pause_ms == 0              ? PAUSE_FIRST_MS
+                                : seek->locate_pause_ms < PAUSE_MOST_MS ? seek->locate_pause_ms * 2
+                                                                        : PAUSE_MOST_MS;
+        seek->locate_from_ms = now + seek->locate_pause_ms;
     }
-    if (job->cancelled || !py_socket_job_is_open(job)) {
-        job->done = 1;
-        return 0;
-    }
-    round = py_socket_job_plan(job);
-    if (round != NULL) {
-        for (struct py_socket_query *at = round; at != before; at = at->next) {
-            job->out++;
-            py_socket_job_retain(job);
-        }
-        pthread_mutex_unlock(&job->lock);
-        while (round != before) {
-            struct py_socket_query *next = round->next;
-
-            py_socket_query_start(round);
-            round = next;
-        }
-        pthread_mutex_lock(&job->lock);
-        return 1;
-    }
-    switch (job->phase) {
-    case PY_SOCKET_REMEMBERED:
-        job->phase = PY_SOCKET_LOCATED;
-        while (job->items[first].status != -EINPROGRESS) {
-            first++;
-        }
-        job->out++;
-        pthread_mutex_unlock(&job->lock);
-        job_locate(job, first);
-        pthread_mutex_lock(&job->lock);
-        return 1;
-    case PY_SOCKET_LOCATED:
-        job->phase = PY_SOCKET_STATIC;
-        allow_static(job);
-        return 1;
-    case PY_SOCKET_STATIC:
-        break;
-    }
-    job->done = 1;
-    return 0;
+    pthread_mutex_unlock(&seek->lock);
 }
 
-/* Whoever comes here while another thread is at it leaves word and goes. No completion may come
- * from inside a submit: the thread sends it then. */
-void py_socket_job_advance(struct py_socket_job *job, int in_submit)
+void py_socket_seek_finish_later(struct py_socket_job *job)
 {
     struct py_socket_seek *seek = job->seek;
-    int finish;
 
-    pthread_mutex_lock(&job->lock);
-    job->again = 1;
-    if (job->advancing || job->done) {
-        pthread_mutex_unlock(&job->lock);
-        return;
-    }
-    job->advancing = 1;
-    while (job->again && !job->done) {
-        job->again = 0;
-        while (job_step(job)) {
-        }
-    }
-    job->advancing = 0;
-    finish = job->done;
-    pthread_mutex_unlock(&job->lock);
-    if (finish && in_submit) {
-        pthread_mutex_lock(&seek->lock);
-        job->next_finished = seek->finished;
-        seek->finished = job;
-        pthread_cond_broadcast(&seek->changed);
-        pthread_mutex_unlock(&seek->lock);
-    } else if (finish) {
-        job_finish(job);
-    }
+    pthread_mutex_lock(&seek->lock);
+    job->next_finished = seek->finished;
+    seek->finished = job;
+    pthread_cond_broadcast(&seek->changed);
+    pthread_mutex_unlock(&seek->lock);
+}
+
+void py_socket_seek_advance_later(struct py_socket_job *take_job)
+{
+    struct py_socket_seek *seek = take_job->seek;
+
+    pthread_mutex_lock(&seek->lock);
+    take_job->next_queued = seek->queued;
+    seek->queued = take_job;
+    pthread_cond_broadcast(&seek->changed);
+    pthread_mutex_unlock(&seek->lock);
+}
+
+void py_socket_seek_ask_later(struct py_socket_query *query)
+{
+    struct py_socket_seek *seek = query->job->seek;
+
+    pthread_mutex_lock(&seek->lock);
+    query->next_later = seek->later;
+    seek->later = query;
+    pthread_cond_broadcast(&seek->changed);
+    pthread_mutex_unlock(&seek->lock);
 }
 
 /* ---- what the core calls ---- */
@@ -276,7 +127,7 @@ static int job_begin(struct py_socket_seek *seek, const struct kvl_batch *batch,
     pthread_mutex_unlock(&seek->lock);
     py_socket_seek_count(seek, is_read ? PY_SOCKET_READS : PY_SOCKET_LOOKUPS, batch->count);
     py_socket_job_retain(job); /* its end may come before we are back */
-    allow_remembered(job);
+    py_socket_job_allow_remembered(job);
     py_socket_job_advance(job, 1);
     py_socket_job_release(job);
     return 0;
@@ -299,7 +150,9 @@ static void job_cancel(struct py_socket_job *job)
     struct py_socket_query *at;
 
     pthread_mutex_lock(&job->lock);
-    job->cancelled = 1;
+    if (!job->done) { /* else it is being told how it ended */
+        job->cancelled = 1;
+    }
     while (job->submitting > 0) {
         pthread_cond_wait(&job->settled, &job->lock);
     }
@@ -313,6 +166,7 @@ static void job_cancel(struct py_socket_job *job)
         }
     }
     pthread_mutex_unlock(&job->lock);
+    py_socket_job_advance(job, 1);
 }
 
 void py_socket_seek_cancel(struct py_socket_seek *seek, uint64_t cookie)
@@ -334,93 +188,184 @@ void py_socket_seek_cancel(struct py_socket_seek *seek, uint64_t cookie)
 
 /* ---- life ---- */
 
-/* A handshake with a peer of the INI file that nobody asks for yet. */
-struct kept {
+/* A peer that nobody asks just now: is it there? Connects, and asks one that hung for something. */
+struct
+try {
     struct py_socket_seek *seek;
     struct py_socket_holder *holder;
 };
 
-static void on_kept(void *ctx, int32_t status)
+static void try_over(struct try *try, int32_t status)
 {
-    struct kept *kept = ctx;
+    struct py_socket_seek *seek = try->seek;
 
-    py_socket_who_tried(kept->seek->who, kept->holder, status, py_socket_seek_now(kept->seek));
-    py_socket_seek_call_ends(kept->seek);
-    free(kept);
+    py_socket_who_try_ends(seek->who, try->holder, status, py_socket_seek_now(seek));
+    free(try);
+    py_socket_seek_call_ends(seek);
+}
+
+static void on_try_looked_up(void *ctx, uint32_t item, int is_there)
+{
+    (void)ctx;
+    (void)item;
+    (void)is_there;
+}
+
+static void on_try_end(void *ctx, int32_t status)
+{
+    try_over(ctx, status);
+}
+
+static void try_ask(struct try *try)
+{
+    static const struct py_socket_fetch_ops ops = {
+        .looked_up = on_try_looked_up,
+        .end = on_try_end,
+    };
+    const struct py_socket_seek *seek = try->seek;
+    const struct kvl_key key = {.text = "?", .length = 1};
+    const uint64_t deadline_ms =
+        py_socket_seek_now(seek) + seek->config.options->handshake_timeout_ms;
+    int r = py_socket_fetch_lookup(seek->config.channel, try->holder->url, &key, 1, deadline_ms,
+                                   &ops, try, NULL);
+
+    if (r < 0) {
+        try_over(try, r);
+    }
+}
+
+static void on_try_connected(void *ctx, int32_t status)
+{
+    try_over(ctx, status);
 }
 
 static void keep_one(struct py_socket_seek *seek, struct py_socket_holder *holder)
 {
-    struct kept *kept;
+    struct kvl_channel *channel = seek->config.channel;
+    struct try *try;
+    int is_connected;
     int r;
 
-    if (py_socket_channel_ops.is_connected(seek->config.channel, holder->url) == 1 ||
-        !py_socket_who_try(seek->who, holder, py_socket_seek_now(seek))) {
+    if (!py_socket_who_is_kept(seek->who, holder)) {
         return;
     }
-    kept = malloc(sizeof(*kept));
-    py_socket_seek_call_begins(seek);
-    if (kept == NULL) {
-        r = -ENOMEM;
-    } else {
-        kept->seek = seek;
-        kept->holder = holder;
-        r = py_socket_seek_connect(seek, holder->url, KVL_NEVER, on_kept, kept);
+    is_connected = py_socket_channel_ops.is_connected(channel, holder->url) == 1;
+    if (!py_socket_who_try(seek->who, holder, is_connected, py_socket_seek_now(seek))) {
+        return;
     }
+    try = malloc(sizeof(*try));
+    if (try == NULL) {
+        py_socket_who_try_ends(seek->who, holder, -ENOMEM, py_socket_seek_now(seek));
+        return;
+    }
+    try->seek = seek;
+    try->holder = holder;
+    py_socket_seek_call_begins(seek);
+    if (is_connected) {
+        try_ask(try);
+        return;
+    }
+    r = py_socket_seek_connect(seek, holder->url, on_try_connected, try);
     if (r < 0) {
-        py_socket_who_tried(seek->who, holder, r, py_socket_seek_now(seek));
-        free(kept);
-        py_socket_seek_call_ends(seek);
+        try_over(try, r);
     }
 }
 
 static void keep_peers(struct py_socket_seek *seek)
 {
     struct py_socket_holder *holder;
-    uint32_t at = 0;
 
-    while ((holder = py_socket_who_next_static(seek->who, &at)) != NULL) {
-        keep_one(seek, holder);
+    for (uint32_t i = 0; (holder = py_socket_who_at(seek->who, i)) != NULL; i++) {
+        if (strcmp(holder->url, seek->own) != 0) {
+            keep_one(seek, holder);
+        }
     }
 }
 
-static void wait_a_moment(struct py_socket_seek *seek)
+/* ---- the thread ---- */
+
+static void wait_until(struct py_socket_seek *seek, uint64_t until_ms)
 {
-    const uint64_t until = py_socket_seek_now(seek) + KEEP_EVERY_MS;
     const struct timespec at = {
-        .tv_sec = (time_t)(until / 1000),
-        .tv_nsec = (long)(until % 1000) * 1000000,
+        .tv_sec = (time_t)(until_ms / 1000),
+        .tv_nsec = (long)(until_ms % 1000) * 1000000,
     };
 
-    while (!seek->stopping && !seek->peers_changed && seek->finished == NULL &&
-           pthread_cond_timedwait(&seek->changed, &seek->lock, &at) == 0) {
+    (void)pthread_cond_timedwait(&seek->changed, &seek->lock, &at);
+}
+
+/* Questions that found no room: it comes with the answers to others. */
+static void ask_again(struct py_socket_query *later)
+{
+    while (later != NULL) {
+        struct py_socket_query *next = later->next_later;
+
+        py_socket_query_submit(later);
+        later = next;
     }
+}
+
+static void advance_queued(struct py_socket_job *job)
+{
+    pthread_mutex_lock(&job->lock);
+    job->is_queued = 0;
+    pthread_mutex_unlock(&job->lock);
+    py_socket_job_advance(job, 0);
+    py_socket_job_release(job);
+}
+
+/* What there is to do now; the lock is given up for it. @return 0 nothing. */
+static int seek_work(struct py_socket_seek *seek, uint64_t *keep_ms, uint64_t *later_ms)
+{
+    const uint64_t now = py_socket_seek_now(seek);
+    struct py_socket_job *job = seek->finished;
+    struct py_socket_query *later = seek->later;
+
+    if (job != NULL) {
+        seek->finished = job->next_finished;
+        pthread_mutex_unlock(&seek->lock);
+        py_socket_job_finish(job);
+    } else if ((job = seek->queued) != NULL) {
+        seek->queued = job->next_queued;
+        seek->busy = 1;
+        pthread_mutex_unlock(&seek->lock);
+        advance_queued(job);
+    } else if (later != NULL && (seek->stopping || now >= *later_ms)) {
+        seek->later = NULL;
+        seek->busy = 1;
+        pthread_mutex_unlock(&seek->lock);
+        ask_again(later);
+        *later_ms = now + LATER_MS;
+    } else if (!seek->stopping && (seek->peers_changed || now >= *keep_ms)) {
+        seek->peers_changed = 0;
+        seek->busy = 1;
+        pthread_mutex_unlock(&seek->lock);
+        keep_peers(seek);
+        *keep_ms = now + KEEP_EVERY_MS;
+    } else {
+        return 0;
+    }
+    pthread_mutex_lock(&seek->lock);
+    if (seek->busy) {
+        seek->busy = 0;
+        pthread_cond_broadcast(&seek->changed);
+    }
+    return 1;
 }
 
 static void *seek_run(void *arg)
 {
     struct py_socket_seek *seek = arg;
+    uint64_t keep_ms = 0;
+    uint64_t later_ms = 0;
 
     pthread_mutex_lock(&seek->lock);
-    while (!seek->stopping || seek->finished != NULL || seek->jobs != NULL) {
-        struct py_socket_job *job = seek->finished;
-
-        if (job != NULL) {
-            seek->finished = job->next_finished;
-        } else {
-            seek->peers_changed = 0;
-        }
-        pthread_mutex_unlock(&seek->lock);
-        if (job != NULL) {
-            job_finish(job);
-        } else if (!seek->stopping) {
-            keep_peers(seek);
-        }
-        pthread_mutex_lock(&seek->lock);
-        if (seek->finished == NULL && !seek->stopping) {
-            wait_a_moment(seek);
-        } else if (seek->finished == NULL && seek->jobs != NULL) {
-            pthread_cond_wait(&seek->changed, &seek->lock);
+    while (!seek->stopping || seek->finished != NULL || seek->jobs != NULL ||
+           seek->queued != NULL || seek->later != NULL) {
+        if (!seek_work(seek, &keep_ms, &later_ms)) {
+            wait_until(seek, seek->stopping ? py_socket_seek_now(seek) + KEEP_EVERY_MS
+                             : seek->later != NULL && later_ms < keep_ms ? later_ms
+                                                                         : keep_ms);
         }
     }
     pthread_mutex_unlock(&seek->lock);
@@ -447,6 +392,7 @@ int py_socket_seek_start(const struct py_socket_seek_config *config,
         return -ENOMEM;
     }
     seek->config = *config;
+    snprintf(seek->own, sizeof(seek->own), "%s", py_socket_channel_ops.url(config->channel));
     pthread_mutex_init(&seek->lock, NULL);
     cond_init(&seek->changed);
     r = py_socket_who_create(&seek->who);
@@ -492,16 +438,20 @@ void py_socket_seek_stop(struct py_socket_seek *seek)
     seek->stopping = 1;
     pthread_cond_broadcast(&seek->changed);
     for (;;) {
-        for (job = seek->jobs; job != NULL && job->cancelled; job = job->next) {
+        for (job = seek->jobs; job != NULL && job->is_swept; job = job->next) {
         }
         if (job == NULL) {
             break;
         }
+        job->is_swept = 1;
         py_socket_job_retain(job);
         pthread_mutex_unlock(&seek->lock);
         job_cancel(job);
         py_socket_job_release(job);
         pthread_mutex_lock(&seek->lock);
+    }
+    while (seek->busy) {
+        pthread_cond_wait(&seek->changed, &seek->lock); /* the thread is in the channel */
     }
     pthread_mutex_unlock(&seek->lock);
 }
@@ -518,6 +468,12 @@ void py_socket_seek_destroy(struct py_socket_seek *seek)
         }
         pthread_mutex_unlock(&seek->lock);
         seek->config.host->thread_join(seek->config.host, seek->thread);
+    }
+    while (seek->queued != NULL) { /* one that ended by itself while it was put there */
+        struct py_socket_job *next = seek->queued->next_queued;
+
+        py_socket_job_release(seek->queued);
+        seek->queued = next;
     }
     py_socket_who_destroy(seek->who);
     pthread_cond_destroy(&seek->changed);

@@ -23,7 +23,8 @@ struct py_socket_seek_config {
     struct kvl_channel *channel; /* of the instance, open */
 };
 
-/** Starts the thread that keeps the peers of the INI file connected. @return 0; -ENOMEM, -EAGAIN. */
+/** Starts the thread that keeps the peers of the INI file connected. @return 0; -ENOMEM;
+ *  -EAGAIN. */
 int py_socket_seek_start(const struct py_socket_seek_config *config,
                          struct py_socket_seek **seek_out);
 

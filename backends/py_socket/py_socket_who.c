@@ -117,53 +117,81 @@ struct py_socket_holder *py_socket_who_next_static(struct py_socket_who *who, ui
     return found;
 }
 
-int py_socket_who_may_try(struct py_socket_who *who, const struct py_socket_holder *holder,
-                          uint64_t now_ms)
+struct py_socket_holder *py_socket_who_at(struct py_socket_who *who, uint32_t index)
+{
+    struct py_socket_holder *holder;
+
+    pthread_mutex_lock(&who->lock);
+    holder = index < who->count ? who->holders[index] : NULL;
+    pthread_mutex_unlock(&who->lock);
+    return holder;
+}
+
+int py_socket_who_may_ask(struct py_socket_who *who, struct py_socket_holder *holder)
 {
     int may;
 
     pthread_mutex_lock(&who->lock);
-    may = now_ms >= holder->quiet_until_ms;
+    may = holder->backoff_ms == 0;
+    holder->is_wanted |= !may;
     pthread_mutex_unlock(&who->lock);
     return may;
 }
 
-int py_socket_who_is_new(struct py_socket_who *who, const struct py_socket_holder *holder)
+int py_socket_who_is_kept(struct py_socket_who *who, const struct py_socket_holder *holder)
 {
-    int is_new;
+    int is_kept;
 
     pthread_mutex_lock(&who->lock);
-    is_new = holder->backoff_ms == 0;
+    is_kept = holder->is_static || holder->backoff_ms != 0;
     pthread_mutex_unlock(&who->lock);
-    return is_new;
+    return is_kept;
 }
 
-int py_socket_who_try(struct py_socket_who *who, struct py_socket_holder *holder, uint64_t now_ms)
+int py_socket_who_try(struct py_socket_who *who, struct py_socket_holder *holder, int is_connected,
+                      uint64_t now_ms)
 {
-    int may;
+    int is_due;
 
     pthread_mutex_lock(&who->lock);
-    may = !holder->is_connecting && now_ms >= holder->quiet_until_ms;
-    holder->is_connecting |= may;
+    is_due = holder->backoff_ms != 0 ? holder->is_wanted || holder->is_static
+                                     : holder->is_static && !is_connected;
+    is_due = is_due && !holder->is_tried && now_ms >= holder->quiet_until_ms;
+    holder->is_tried |= is_due;
     pthread_mutex_unlock(&who->lock);
-    return may;
+    return is_due;
+}
+
+static void holder_tried(struct py_socket_holder *holder, int status, uint64_t now_ms)
+{
+    if (status == 0) {
+        holder->backoff_ms = 0;
+        holder->quiet_until_ms = 0;
+        holder->is_wanted = 0;
+    } else if (now_ms >= holder->quiet_until_ms) {
+        holder->backoff_ms = holder->backoff_ms == 0 ? BACKOFF_FIRST_MS : holder->backoff_ms * 2;
+        if (holder->backoff_ms > BACKOFF_MOST_MS) {
+            holder->backoff_ms = BACKOFF_MOST_MS;
+        }
+        holder->quiet_until_ms = now_ms + holder->backoff_ms;
+        holder->is_wanted = 0;
+    }
+}
+
+void py_socket_who_try_ends(struct py_socket_who *who, struct py_socket_holder *holder, int status,
+                            uint64_t now_ms)
+{
+    pthread_mutex_lock(&who->lock);
+    holder->is_tried = 0;
+    holder_tried(holder, status, now_ms);
+    pthread_mutex_unlock(&who->lock);
 }
 
 void py_socket_who_tried(struct py_socket_who *who, struct py_socket_holder *holder, int status,
                          uint64_t now_ms)
 {
     pthread_mutex_lock(&who->lock);
-    holder->is_connecting = 0;
-    if (status == 0) {
-        holder->backoff_ms = 0;
-        holder->quiet_until_ms = 0;
-    } else {
-        holder->backoff_ms = holder->backoff_ms == 0 ? BACKOFF_FIRST_MS : holder->backoff_ms * 2;
-        if (holder->backoff_ms > BACKOFF_MOST_MS) {
-            holder->backoff_ms = BACKOFF_MOST_MS;
-        }
-        holder->quiet_until_ms = now_ms + holder->backoff_ms;
-    }
+    holder_tried(holder, status, now_ms);
     pthread_mutex_unlock(&who->lock);
 }
 

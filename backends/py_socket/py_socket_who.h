@@ -16,10 +16,11 @@ struct py_socket_holder {
     uint32_t index;
 
     /* under the lock of the table */
-    int is_static; /* named in the INI file */
-    uint64_t quiet_until_ms; /* it could not be reached: not tried again before */
-    uint64_t backoff_ms;
-    int is_connecting;
+    int is_static; /* of the INI file */
+    uint64_t quiet_until_ms; /* it did not answer: not tried again before */
+    uint64_t backoff_ms; /* 0 = it did when it was last tried, or never was */
+    int is_tried; /* a try is under way */
+    int is_wanted; /* somebody would have asked it */
 };
 
 struct py_socket_who;
@@ -38,17 +39,31 @@ void py_socket_who_set_static(struct py_socket_who *who, char (*urls)[KVL_CHANNE
 /** The next peer of the INI file, from holder number *at_io on, which is moved behind it; NULL. */
 struct py_socket_holder *py_socket_who_next_static(struct py_socket_who *who, uint32_t *at_io);
 
-/** Whether it is worth a try now. */
-int py_socket_who_may_try(struct py_socket_who *who, const struct py_socket_holder *holder,
-                          uint64_t now_ms);
+/** Holder number `index`, of all; NULL past the last. */
+struct py_socket_holder *py_socket_who_at(struct py_socket_who *who, uint32_t index);
 
-/** 1 when no try has failed since the last that went well. */
-int py_socket_who_is_new(struct py_socket_who *who, const struct py_socket_holder *holder);
+/**
+ * Whether a job may ask it: 0 when it did not answer the last time. Such a one is tried by the
+ * thread first, so that a peer that is away or hangs holds up one job and not all.
+ */
+int py_socket_who_may_ask(struct py_socket_who *who, struct py_socket_holder *holder);
 
-/** A try begins. @return 1; 0 when one is under way or it is too early. */
-int py_socket_who_try(struct py_socket_who *who, struct py_socket_holder *holder, uint64_t now_ms);
+/** Whether the thread looks after it: one of the INI file, or one that did not answer last time. */
+int py_socket_who_is_kept(struct py_socket_who *who, const struct py_socket_holder *holder);
 
-/** How the try ended. Failures make the pause before the next one longer, up to 30 s. */
+/**
+ * A try of the thread begins: somebody wants it, or it is static and not connected.
+ * @return 1; 0 when nobody wants it, one is under way, or it is too early.
+ */
+int py_socket_who_try(struct py_socket_who *who, struct py_socket_holder *holder, int is_connected,
+                      uint64_t now_ms);
+
+/** How such a try ended. */
+void py_socket_who_try_ends(struct py_socket_who *who, struct py_socket_holder *holder, int status,
+                            uint64_t now_ms);
+
+/** Whether it answered a job. Failures make the pause longer, up to 30 s; several within a pause
+ *  count once. */
 void py_socket_who_tried(struct py_socket_who *who, struct py_socket_holder *holder, int status,
                          uint64_t now_ms);
 
