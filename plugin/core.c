@@ -429,6 +429,7 @@ static int build(const struct kvl_open_params *params, int create,
         .fetch = watcher_fetch,
         .removed = watcher_removed,
         .locate = kvl_peer_locate,
+        .push = kvl_peer_push,
         .registry = watcher_registry,
     };
     instance->fork_generation = kvl_core_fork_generation();

@@ -147,6 +147,14 @@ static int host_locate(const struct kvl_host *host, const struct kvl_chunk_id *i
     return watcher->locate(watcher->ctx, ids, count, deadline_ms, fn, ctx);
 }
 
+static int host_push(const struct kvl_host *host, const char *peer_url, const struct kvl_key *keys,
+                     uint32_t count, uint64_t deadline_ms, uint32_t *pushed_out)
+{
+    const struct kvl_watcher *watcher = backend_of(host)->watcher;
+
+    return watcher->push(watcher->ctx, peer_url, keys, count, deadline_ms, pushed_out);
+}
+
 static int host_stats(const struct kvl_host *host, kvl_stat_fn fn, void *ctx)
 {
     const struct kvl_watcher *watcher = backend_of(host)->watcher;
@@ -212,6 +220,7 @@ void kvl_host_init(struct kvl_backend *backend)
         .health = host_health,
         .store_export = host_store_export,
         .locate = host_locate,
+        .push = host_push,
         .chunk_id = host_chunk_id,
         .store_events = host_store_events,
         .store_events_wake = host_store_events_wake,

@@ -216,6 +216,7 @@ static const struct cap_slot slots[] = {
     SLOT(KVL_CAP_CANCEL, cancel),
     SLOT(KVL_CAP_LOCATE, locate),
     SLOT(KVL_CAP_CHANNEL, channels),
+    SLOT(KVL_CAP_PUSH, push),
     SLOT(KVL_CAP_DIRECT, read),
     SLOT(KVL_CAP_DIRECT, cancel),
 };

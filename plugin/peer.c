@@ -42,6 +42,22 @@ int kvl_peer_locate(void *ctx, const struct kvl_chunk_id *ids, uint32_t count, u
     return -ENOTSUP;
 }
 
+int kvl_peer_push(void *ctx, const char *peer_url, const struct kvl_key *keys, uint32_t count,
+                  uint64_t deadline_ms, uint32_t *pushed_out)
+{
+    struct kvl_instance *instance = ctx;
+
+    for (uint32_t i = 0; i < instance->route.count; i++) {
+        struct kvl_backend *backend = instance->route.backends[i];
+
+        if (kvl_drive_can(backend, KVL_CAP_PUSH)) {
+            return backend->module.ops.push(backend->self, peer_url, keys, count, deadline_ms,
+                                            pushed_out);
+        }
+    }
+    return -ENOTSUP;
+}
+
 int kvl_peer_channels(struct kvl_instance *instance, const char *section,
                       const struct kvl_channel_ops **ops_out, void **self_out)
 {

@@ -19,6 +19,10 @@ void kvl_peer_share_store(struct kvl_instance *instance, int fd);
 int kvl_peer_locate(void *ctx, const struct kvl_chunk_id *ids, uint32_t count, uint64_t deadline_ms,
                     kvl_locate_fn fn, void *fn_ctx);
 
+/** host->push, given on to the first backend that can. @param ctx  the instance */
+int kvl_peer_push(void *ctx, const char *peer_url, const struct kvl_key *keys, uint32_t count,
+                  uint64_t deadline_ms, uint32_t *pushed_out);
+
 /** kvl_plugin.channels; the instance runs, the pointers are not NULL. */
 int kvl_peer_channels(struct kvl_instance *instance, const char *section,
                       const struct kvl_channel_ops **ops_out, void **self_out);

@@ -37,7 +37,7 @@
 #define INDEX_SHARDS 256u
 #define INDEX_SLOTS 5u
 #define INDEX_LINE 64u
-#define INDEX_STEP 16u /* segments grow by so many buckets */
+#define INDEX_STEP 32u /* segments grow by so many buckets */
 #define INDEX_SPLIT 64u /* the halves of a split start with so many */
 #define INDEX_GROWN 112u /* then they are split */
 #define INDEX_BUCKETS_MAX 160u /* unless one half would get nearly everything */

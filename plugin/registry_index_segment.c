@@ -95,18 +95,19 @@ static int slot_move(struct index_line *lines, uint32_t buckets, struct index_li
     return 1;
 }
 
-/* @return a slot of the first bucket that was made free; INDEX_SLOTS when none can be. */
-static uint32_t make_slot(struct index_line *lines, uint32_t buckets, struct index_line *first)
+/* @return a slot of the bucket that was made free; INDEX_SLOTS when none can be. */
+static uint32_t make_slot(struct index_line *lines, uint32_t buckets, struct index_line *line)
 {
     uint32_t slot;
 
-    for (slot = 0; slot < INDEX_SLOTS && !slot_move(lines, buckets, first, slot); slot++) {
+    for (slot = 0; slot < INDEX_SLOTS && !slot_move(lines, buckets, line, slot); slot++) {
     }
     return slot;
 }
 
+/* @param is_building  try hard: otherwise a nearly full segment is better grown than searched */
 static int segment_put(struct index_line *lines, uint32_t buckets, uint64_t hash, uint64_t bits,
-                       uint32_t ref)
+                       uint32_t ref, int is_building)
 {
     uint32_t at = index_first(hash, buckets);
     struct index_line *first = lines + at;
@@ -121,6 +122,10 @@ static int segment_put(struct index_line *lines, uint32_t buckets, uint64_t hash
     if (slot == INDEX_SLOTS) {
         line = first;
         slot = make_slot(lines, buckets, first);
+    }
+    if (slot == INDEX_SLOTS && is_building) {
+        line = second;
+        slot = make_slot(lines, buckets, second);
     }
     if (slot == INDEX_SLOTS) {
         return -ENOMEM;
@@ -188,8 +193,8 @@ struct stage {
 static int stage_fill(struct stage *stage, uint32_t buckets, const struct content *content,
                       uint32_t depth, uint64_t side)
 {
-    uint64_t mask = depth == INDEX_DEPTH_MAX ? 0 : 1ull << depth;
-    uint64_t bits = mask == 0 ? 0 : side << depth;
+    const uint64_t mask = depth == INDEX_DEPTH_MAX ? 0 : 1ull << depth;
+    const uint64_t bits = mask == 0 ? 0 : side << depth;
     uint32_t late = 0;
 
     memset((void *)stage->lines, 0, buckets * sizeof(stage->lines[0]));
@@ -212,7 +217,7 @@ static int stage_fill(struct stage *stage, uint32_t buckets, const struct conten
         uint32_t i = stage->late[k];
 
         if (segment_put(stage->lines, buckets, content->hashes[i], content->ids[i],
-                        content->refs[i]) < 0) {
+                        content->refs[i], 1) < 0) {
             return -ENOMEM;
         }
     }
@@ -335,7 +340,7 @@ static int is_lopsided(const struct content *content, uint32_t depth)
     uint32_t ones = 0;
 
     for (uint32_t i = 0; i < content->count; i++) {
-        ones += content->hashes[i] >> depth & 1;
+        ones += (uint32_t)(content->hashes[i] >> depth & 1);
     }
     return 8 * ones < content->count || 8 * (content->count - ones) < content->count;
 }
@@ -386,7 +391,7 @@ int kvl_index_slot_add(struct kvl_index *index, uint32_t shard, uint64_t hash, u
         uint64_t entry = index_entry(index, shard, hash, &entry_at);
 
         if (entry != 0 && segment_put(index_entry_lines(index, entry), index_entry_buckets(entry),
-                                      hash, bits, ref) == 0) {
+                                      hash, bits, ref, 0) == 0) {
             count_ids(&index->shards[shard], 1, 1);
             return 0;
         }

@@ -45,6 +45,8 @@ struct kvl_watcher {
     void (*removed)(void *ctx, const struct kvl_key *key); /* a peer took it out of the store */
     int (*locate)(void *ctx, const struct kvl_chunk_id *ids, uint32_t count, uint64_t deadline_ms,
                   kvl_locate_fn fn, void *fn_ctx);
+    int (*push)(void *ctx, const char *peer_url, const struct kvl_key *keys, uint32_t count,
+                uint64_t deadline_ms, uint32_t *pushed_out);
     struct kvl_registry *(*registry)(void *ctx); /* made at the first call; NULL = no memory */
 };
 

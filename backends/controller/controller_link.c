@@ -11,6 +11,9 @@
 #include <time.h>
 
 #define REGISTER_PAUSE_MS 1000u
+/* How long the first registration waits for a peer channel beside us to open. */
+#define PEER_START_MS 5000u
+#define PEER_POLL_MS 20u
 /* From a broken connection to the heartbeat that asks who is there now. */
 #define LOOK_AGAIN_MS 100u
 #define LOOK_AGAIN_SPREAD_MS 400u
@@ -30,6 +33,7 @@ struct controller_link {
     struct controller_req *reply;
     struct controller_req *heart; /* NULL = the controller named no port for heartbeats */
     bool heart_failed; /* the last heartbeat through it: the next goes to the reply port */
+    char peer_url[KVL_NAME_ROOM]; /* of the channel backend beside us; "" = none, or not known */
 };
 
 static uint64_t link_now(const struct controller_link *link)
@@ -77,7 +81,66 @@ static void link_note(struct controller_link *link, int r, const char *why)
     }
 }
 
+/* @return 0 the time is over; 1 a kick came, where that matters; -ECANCELED. */
+static int link_pause(struct controller_link *link, uint64_t ms, bool until_kick)
+{
+    uint64_t until = link_now(link) + ms;
+    struct timespec at = {.tv_sec = (time_t)(until / 1000),
+                          .tv_nsec = (long)(until % 1000) * 1000000};
+    int r = 0;
+
+    pthread_mutex_lock(&link->lock);
+    while (!link->stopping && !(until_kick && link->kicked) && r == 0) {
+        r = pthread_cond_timedwait(&link->changed, &link->lock, &at);
+    }
+    r = until_kick && link->kicked;
+    link->kicked = link->kicked && !until_kick;
+    r = link->stopping ? -ECANCELED : r;
+    pthread_mutex_unlock(&link->lock);
+    return r;
+}
+
 /* ---- registration and heartbeats ---- */
+
+/* Where the backend with a peer channel in this instance can be reached. It may start after us, so
+ * the first registration gives it a moment. */
+static void link_learn_peer(struct controller_link *link)
+{
+    const struct kvl_host *host = link->desc.host;
+    const uint64_t until = link_now(link) + PEER_START_MS;
+    bool is_coming = true;
+
+    if (link->desc.self->peer_init_url[0] != '\0' || link->peer_url[0] != '\0') {
+        return;
+    }
+    while (is_coming && link->peer_url[0] == '\0') {
+        struct kvl_health health = {.size = sizeof(health)};
+
+        is_coming = false;
+        for (uint32_t at = 1; host->health(host, at, &health) == 0; at++) {
+            if ((health.caps & KVL_CAP_CHANNEL) != 0) {
+                is_coming = health.address[0] == '\0' && link_now(link) < until;
+                (void)snprintf(link->peer_url, sizeof(link->peer_url), "%s", health.address);
+                break;
+            }
+            health = (struct kvl_health){.size = sizeof(health)};
+        }
+        is_coming = is_coming && link_pause(link, PEER_POLL_MS, false) == 0;
+    }
+    if (link->peer_url[0] != '\0') {
+        kvl_info(host->log, "controller: peers are told to come to '%s'", link->peer_url);
+    }
+}
+
+static void link_describe(struct controller_link *link, enum controller_type type,
+                          struct controller_msg *msg_out)
+{
+    controller_link_describe(link->desc.self, type, msg_out);
+    if (!msg_out->peer_init_url.is_set && link->peer_url[0] != '\0') {
+        msg_out->peer_init_url.value = controller_text(link->peer_url);
+        msg_out->peer_init_url.is_set = 1;
+    }
+}
 
 static void link_take_heartbeat_url(struct controller_link *link,
                                     const struct controller_msg *answer)
@@ -123,7 +186,8 @@ static int link_register(struct controller_link *link)
     char why[CONTROLLER_WHY_MAX];
     int r;
 
-    controller_link_describe(link->desc.self, CONTROLLER_REGISTER, &ask);
+    link_learn_peer(link);
+    link_describe(link, CONTROLLER_REGISTER, &ask);
     r = controller_req_call(link->reply, &ask, CONTROLLER_REGISTER_RET, &answer, why);
     if (r == -ECANCELED) {
         return r;
@@ -180,7 +244,7 @@ static int link_heartbeat(struct controller_link *link)
     char why[CONTROLLER_WHY_MAX];
     int r;
 
-    controller_link_describe(link->desc.self, CONTROLLER_HEARTBEAT, &ask);
+    link_describe(link, CONTROLLER_HEARTBEAT, &ask);
     r = controller_req_call(req, &ask, CONTROLLER_HEARTBEAT_RET, &answer, why);
     if (r == -ECANCELED) {
         return r;
@@ -194,25 +258,6 @@ static int link_heartbeat(struct controller_link *link)
         link_obey(link, &answer);
         link_ask_sync(link);
     }
-    return r;
-}
-
-/* @return 0 the time is over; 1 a kick came, where that matters; -ECANCELED. */
-static int link_pause(struct controller_link *link, uint64_t ms, bool until_kick)
-{
-    uint64_t until = link_now(link) + ms;
-    struct timespec at = {.tv_sec = (time_t)(until / 1000),
-                          .tv_nsec = (long)(until % 1000) * 1000000};
-    int r = 0;
-
-    pthread_mutex_lock(&link->lock);
-    while (!link->stopping && !(until_kick && link->kicked) && r == 0) {
-        r = pthread_cond_timedwait(&link->changed, &link->lock, &at);
-    }
-    r = until_kick && link->kicked;
-    link->kicked = link->kicked && !until_kick;
-    r = link->stopping ? -ECANCELED : r;
-    pthread_mutex_unlock(&link->lock);
     return r;
 }
 

@@ -85,7 +85,7 @@ const struct kvl_option controller_option_table[CONTROLLER_OPTION_COUNT] = {
     {"ip", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
      "role worker: address the controller is told; unset = found"},
     {"peer_init_url", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
-     "role worker: host:port where peers ask for chunks; unset = none"},
+     "role worker: host:port where peers ask for chunks; unset = of the channel beside it"},
     {"location", KVL_OPTION_STRING, 0, "LocalCPUBackend", NULL, 0, 0,
      "role worker: name of the own store"},
     {"heartbeat_delay", KVL_OPTION_DURATION, 0, "10s", NULL, 0, DAY_MS,

@@ -342,7 +342,9 @@ void controller_route_overview(const struct controller_request *request,
     if (overview.failed) {
         controller_answer_detail(answer, 503, "no memory");
     } else {
-        qsort(overview.rows, overview.count, sizeof(*overview.rows), row_compare);
+        if (overview.count > 0) {
+            qsort(overview.rows, overview.count, sizeof(*overview.rows), row_compare);
+        }
         answer->media = CONTROLLER_MEDIA_JSON;
         answer->status = 200;
         show_all(request->view, &overview, &answer->text);

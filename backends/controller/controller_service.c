@@ -12,6 +12,7 @@
 
 #include <zmq.h>
 
+#include "controller_move.h"
 #include "controller_pins.h"
 #include "controller_req.h"
 
@@ -112,22 +113,6 @@ static bool service_is_ours(struct controller_service *service, struct kvl_text 
     return false;
 }
 
-/* Tokens of a chunk, as LMCache counts them; 0 for bytes that are none of its formats. */
-static int64_t service_tokens(const struct kvl_attrs *attrs)
-{
-    switch (attrs->fmt) {
-    case KVL_FMT_KV_2LTD:
-    case KVL_FMT_KV_MLA:
-        return attrs->shape[2];
-    case KVL_FMT_KV_T2D:
-        return attrs->shape[0];
-    case KVL_FMT_KV_2TD:
-        return attrs->shape[1];
-    default:
-        return 0;
-    }
-}
-
 struct service_clear {
     struct controller_service *service;
     int64_t tokens;
@@ -140,7 +125,7 @@ static int service_clear_one(void *ctx, const struct kvl_key *key, uint64_t byte
     struct controller_service *service = clear->service;
     const struct kvl_host *host = service->desc.host;
     struct kvl_view view;
-    int64_t tokens;
+    uint64_t tokens;
 
     (void)bytes;
     if (service_stopping(service)) {
@@ -149,10 +134,10 @@ static int service_clear_one(void *ctx, const struct kvl_key *key, uint64_t byte
     if (controller_pins_has(service->pins, key) || host->store_get(host, key, &view) < 0) {
         return 0;
     }
-    tokens = service_tokens(&view.attrs);
+    tokens = kvl_attrs_tokens(&view.attrs);
     (void)host->store_release(host, view.lease);
     if (host->store_remove(host, key) == 0) {
-        clear->tokens += tokens > 0 ? tokens : 0;
+        clear->tokens += (int64_t)tokens;
         service_count(service, SERVICE_CLEARED, 1);
     }
     return 0;
@@ -197,6 +182,32 @@ static void service_pin(struct controller_service *service, const struct control
     reply->number = tokens;
 }
 
+/* Not copied but moved: what the target has taken leaves us, and only when it has taken all. */
+static void service_move(struct controller_service *service, const struct controller_msg *call,
+                         struct controller_msg *reply)
+{
+    const struct controller_move_order order = {
+        .target_url = call->new_position.first,
+        .hashing = &service->desc.hashing,
+        .tokens = &call->ids,
+        .keep = call->copy != 0,
+        .timeout_ms = service->desc.move_ms,
+    };
+    char why[TEXT_MAX / 2];
+    uint64_t tokens = 0;
+
+    if (!service_is_ours(service, call->old_position.location, reply) ||
+        !service_is_ours(service, call->new_position.location, reply)) {
+        return;
+    }
+    if (controller_move(service->desc.host, &order, &tokens, why, sizeof(why)) < 0) {
+        service_error(service, reply, "Worker error: cannot move: %s", why);
+        return;
+    }
+    reply->type = CONTROLLER_MOVE_WORKER_RET;
+    reply->number = (int64_t)tokens;
+}
+
 static void service_handle(struct controller_service *service, const struct controller_msg *call,
                            struct controller_msg *reply)
 {
@@ -218,8 +229,7 @@ static void service_handle(struct controller_service *service, const struct cont
                       "decompresses chunks");
         break;
     case CONTROLLER_MOVE_WORKER:
-        service_error(service, reply,
-                      "Worker error: this worker has no peer channel to move chunks through");
+        service_move(service, call, reply);
         break;
     default:
         service_error(service, reply, "Unknown message: %s", controller_type_name(call->type));

@@ -18,6 +18,7 @@ struct controller_service_desc {
     const char *location; /* the only one that can be cleared or pinned */
     uint64_t pin_ms;
     uint64_t pin_bytes;
+    uint64_t move_ms; /* longest that moving chunks may take */
     struct controller_hashing hashing;
     struct controller_limits limits;
 };

@@ -24,6 +24,9 @@
 
 #define FAREWELL_MS 1000
 
+/* How long after the start questions may wait for a controller that was never heard of. */
+#define FIRST_ANSWER_MS 2000u
+
 struct controller_worker {
     const struct kvl_host *host; /* borrowed */
     struct controller_worker_options options;
@@ -71,6 +74,7 @@ static int worker_make_service(struct controller_worker *worker)
         .port = worker->options.port,
         .location = worker->options.location,
         .pin_ms = worker->options.pin_ms,
+        .move_ms = worker->options.recv_ms,
         .pin_bytes = worker->options.pin_bytes,
         .hashing = worker->options.hashing,
         .limits = worker->options.limits,
@@ -330,7 +334,10 @@ int controller_worker_locate(struct controller_worker *worker, const struct kvl_
     struct controller_link_stats stats;
 
     controller_link_stats(worker->link, &stats);
-    if (!stats.answered) {
+    /* A controller that is away must not hold lookups up; one that is just being asked may. */
+    if (!stats.answered &&
+        (stats.failures > 0 ||
+         worker->host->now_ms(worker->host) - stats.since_ms > FIRST_ANSWER_MS)) {
         return -ENOTCONN;
     }
     return controller_locate_ask(worker->locate, ids, count, deadline_ms, fn, ctx);

@@ -13,6 +13,8 @@
 #include "py_socket_chunks.h"
 #include "py_socket_counters.h"
 #include "py_socket_data.h"
+#include "py_socket_lookup.h"
+#include "py_socket_move.h"
 #include "py_socket_options.h"
 #include "py_socket_seek.h"
 #include "py_socket_zmq.h"
@@ -33,6 +35,9 @@ struct py_socket {
     struct py_socket_serve_ops serve;
     struct kvl_channel *channel; /* our own: chunks by key go over it */
     struct py_socket_seek *seek;
+    struct py_socket_lookup *lookup;
+    struct py_socket_move move;
+    struct py_socket_chunks_ops move_ops;
     _Atomic int is_started;
 };
 
@@ -78,6 +83,7 @@ static int start_chunks(struct py_socket *self, struct kvl_err *err)
         .align_bytes = PY_SOCKET_PAGE,
         .buffer_fd = store->fd,
         .peer_init_url = self->options.bind,
+        .peer_lookup_url = py_socket_lookup_url(self->lookup),
     };
     struct py_socket_seek_config config = {
         .host = self->host,
@@ -90,6 +96,39 @@ static int start_chunks(struct py_socket *self, struct kvl_err *err)
     }
     config.channel = self->channel;
     r = py_socket_seek_start(&config, &self->seek);
+    return r < 0 ? py_socket_err(err, r, "cannot start a thread: %s", strerror(-r)) : 0;
+}
+
+/* The socket is bound before the channel tells peers where it is, and answers once there are peers
+ * to tell apart. */
+static int bind_lookup(struct py_socket *self, struct kvl_err *err)
+{
+    const struct py_socket_lookup_config config = {
+        .host = self->host,
+        .options = &self->options,
+        .zmq = self->zmq,
+        .counters = &self->counters,
+        .bind = self->options.lookup_bind,
+    };
+
+    return py_socket_lookup_create(&config, &self->lookup, err);
+}
+
+static int start_lookup(struct py_socket *self, struct kvl_err *err)
+{
+    int r;
+
+    self->move = (struct py_socket_move){
+        .host = self->host,
+        .channel = self->channel,
+        .lookup = self->lookup,
+        .base = self->serve.store.fd >= 0 ? self->serve.store.base : NULL,
+        .page = PY_SOCKET_PAGE,
+        .timeout_ms = self->options.handshake_timeout_ms,
+    };
+    py_socket_move_ops(&self->move, &self->move_ops);
+    r = py_socket_lookup_start(self->lookup, py_socket_channel_peers(self->channel),
+                               &self->move_ops);
     return r < 0 ? py_socket_err(err, r, "cannot start a thread: %s", strerror(-r)) : 0;
 }
 
@@ -111,7 +150,13 @@ static int py_socket_start(void *arg, struct kvl_err *err)
     if (r < 0) {
         return py_socket_err(err, r, "py_socket: cannot start its threads: %s", strerror(-r));
     }
-    r = start_chunks(self, err);
+    r = bind_lookup(self, err);
+    if (r == 0) {
+        r = start_chunks(self, err);
+    }
+    if (r == 0) {
+        r = start_lookup(self, err);
+    }
     if (r < 0) {
         return r;
     }
@@ -131,12 +176,17 @@ static void py_socket_stop(void *arg)
     struct py_socket *self = arg;
 
     atomic_store(&self->is_started, 0);
+    if (self->lookup != NULL) {
+        py_socket_lookup_stop(self->lookup);
+    }
     py_socket_seek_stop(self->seek);
     py_socket_channel_ops.close(self->channel);
     py_socket_seek_destroy(self->seek);
     self->seek = NULL;
     self->channel = NULL;
     py_socket_data_stop(&self->data);
+    py_socket_lookup_destroy(self->lookup);
+    self->lookup = NULL;
     py_socket_zmq_destroy(self->zmq);
     self->zmq = NULL;
 }
@@ -151,6 +201,19 @@ static void py_socket_destroy(void *arg)
     py_socket_stop(self);
     py_socket_options_fini(&self->options);
     free(self);
+}
+
+static int py_socket_reload(void *arg, struct kvl_err *err)
+{
+    struct py_socket *self = arg;
+    struct py_socket_options fresh;
+    int r = py_socket_options_read(self->host, &fresh, err);
+
+    if (r == 0) {
+        py_socket_seek_set_peers(self->seek, fresh.peers, fresh.peer_count);
+        py_socket_options_fini(&fresh);
+    }
+    return r;
 }
 
 static void py_socket_quiesce(void *arg)
@@ -172,6 +235,14 @@ static int py_socket_read(void *arg, const struct kvl_batch *batch)
     struct py_socket *self = arg;
 
     return py_socket_seek_read(self->seek, batch);
+}
+
+static int py_socket_push(void *arg, const char *peer_url, const struct kvl_key *keys,
+                          uint32_t count, uint64_t deadline_ms, uint32_t *pushed_out)
+{
+    struct py_socket *self = arg;
+
+    return py_socket_move_push(&self->move, peer_url, keys, count, deadline_ms, pushed_out);
 }
 
 static void py_socket_cancel(void *arg, uint64_t cookie)
@@ -199,8 +270,8 @@ static void py_socket_get_health(void *arg, struct kvl_health *health_out)
         return;
     }
     n = snprintf(health_out->text, sizeof(health_out->text), "%llu channels, %llu peers; ",
-                 (unsigned long long)py_socket_counted(&self->counters.channels),
-                 (unsigned long long)py_socket_counted(&self->counters.peers));
+                 (unsigned long long)py_socket_counted(&self->counters.channels_now),
+                 (unsigned long long)py_socket_counted(&self->counters.peers_now));
     snprintf(health_out->address, sizeof(health_out->address), "%s",
              py_socket_channel_ops.url(self->channel));
     health_out->state = py_socket_data_health(&self->data, health_out->text + n,
@@ -232,6 +303,8 @@ static const struct kvl_backend_ops py_socket_ops = {
     .get_limits = py_socket_get_limits,
     .get_health = py_socket_get_health,
     .get_stats = py_socket_get_stats,
+    .reload = py_socket_reload,
+    .push = py_socket_push,
     .channels = &py_socket_channel_ops,
 };
 
@@ -241,7 +314,7 @@ static const struct kvl_backend_desc py_socket_desc = {
     .abi_major = KVL_BACKEND_ABI_MAJOR,
     .abi_minor = KVL_BACKEND_ABI_MINOR,
     .caps = KVL_CAP_CHANNEL | KVL_CAP_READ | KVL_CAP_LOOKUP | KVL_CAP_CANCEL | KVL_CAP_DIRECT |
-            KVL_CAP_SERVE,
+            KVL_CAP_SERVE | KVL_CAP_PUSH,
     .needs = KVL_NEED_STORE | KVL_NEED_EXPORT,
     .name = "py_socket",
     .version = "0.1.0",

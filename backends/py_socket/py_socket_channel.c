@@ -315,7 +315,7 @@ static void channel_end_ops(struct kvl_channel *channel)
 static void channel_free(struct kvl_channel *channel)
 {
     py_socket_ops_fini(channel);
-    py_socket_helpers_fini(channel);
+    py_socket_drivers_fini(channel);
     py_socket_leases_destroy(channel->leases);
     py_socket_memfd_destroy(&channel->control_memory);
     py_socket_memfd_destroy(&channel->own);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -9,8 +11,9 @@
 #include "py_socket_core.h"
 #include "py_socket_lease.h"
 
-/* A Unix stream has buffers of 208 KiB by itself: too few for two processes to overlap. */
-#define UNIX_BUFFER (2 * 1024 * 1024)
+/* An answer should fit, so that its sender is done with it at once. By themselves Unix streams have
+ * 208 KiB, and TCP grows to what it needs only bit by bit. */
+#define SEND_BUFFER (4 * 1024 * 1024)
 
 /* ---- frames on their way ---- */
 
@@ -73,13 +76,31 @@ void py_socket_iov_advance(struct iovec *iov, uint32_t *at_io, size_t bytes)
 
 /* ---- life ---- */
 
+/* A host that is gone without a word is noticed in about this time, with something to send or not. */
+#define LOST_MS 20000
+#define LOST_PROBES 3
+
+static void conn_set_tcp(int fd)
+{
+    const int lost_ms = LOST_MS;
+    const int seconds = LOST_MS / 1000 / (LOST_PROBES + 1);
+    const int probes = LOST_PROBES;
+
+    kvl_sock_set_nodelay(fd);
+    kvl_sock_set_keepalive(fd);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &lost_ms, sizeof(lost_ms));
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &seconds, sizeof(seconds));
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &seconds, sizeof(seconds));
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
+}
+
 static void conn_event(struct py_socket_source *source, uint32_t events);
 
 int py_socket_conn_create(struct kvl_channel *channel, int take_fd, bool is_unix, bool dialed,
                           struct py_socket_conn **conn_out)
 {
     struct py_socket_conn *conn = calloc(1, sizeof(*conn));
-    const int size = UNIX_BUFFER;
+    const int size = SEND_BUFFER;
 
     if (conn == NULL) {
         close(take_fd);
@@ -93,11 +114,9 @@ int py_socket_conn_create(struct kvl_channel *channel, int take_fd, bool is_unix
     conn->is_unix = is_unix;
     conn->dialed = dialed;
     conn->state = dialed ? PY_SOCKET_CONN_DIALING : PY_SOCKET_CONN_GREETED;
-    if (is_unix) {
-        (void)setsockopt(take_fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
-    } else {
-        kvl_sock_set_nodelay(take_fd);
-        kvl_sock_set_keepalive(take_fd);
+    (void)setsockopt(take_fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+    if (!is_unix) {
+        conn_set_tcp(take_fd);
     }
     conn->next = channel->conns;
     if (conn->next != NULL) {
@@ -205,8 +224,8 @@ void py_socket_conn_watch(struct py_socket_conn *conn, uint32_t events)
 {
     if (conn->events != events && conn->state != PY_SOCKET_CONN_CLOSED) {
         conn->events = events;
-        if (conn->helper != NULL) {
-            py_socket_help_wake(conn->helper);
+        if (conn->driver != NULL) {
+            py_socket_drive_wake(conn->driver);
             return;
         }
         py_socket_loop_modify(conn->loop, conn->fd, events, &conn->source);
@@ -406,20 +425,20 @@ void py_socket_unlock(struct kvl_channel *channel)
 
 /* ---- events ---- */
 
-/* Takes the right to receive. @return false: a helper has it. */
+/* Takes the right to receive. @return false: a driver has it. */
 static bool conn_begin(struct py_socket_conn *conn, uint32_t events)
 {
     bool mine;
 
     pthread_mutex_lock(&conn->channel->lock);
-    if ((events & EPOLLOUT) != 0 && conn->helper == NULL) {
+    if ((events & EPOLLOUT) != 0 && conn->driver == NULL) {
         py_socket_conn_flush(conn);
     }
-    mine = conn->helper == NULL;
+    mine = conn->driver == NULL;
     if (mine) {
         conn->receiving = true;
     } else if ((events & (EPOLLHUP | EPOLLERR)) != 0 && !conn->unwatched) {
-        /* would be told again and again; the helper sees it too and gives the connection back */
+        /* would be told again and again; the driver sees it too and gives the connection back */
         conn->unwatched = true;
         py_socket_loop_remove(conn->loop, conn->fd);
     }

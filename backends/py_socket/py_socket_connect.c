@@ -70,6 +70,11 @@ static void connect_data(struct kvl_channel *channel, uint64_t id, const char *p
     py_socket_peer_release(peer);
 }
 
+struct py_socket_peers *py_socket_channel_peers(struct kvl_channel *channel)
+{
+    return py_socket_link_peers(channel->link);
+}
+
 /* ---- with an op ---- */
 
 struct connect_ctx {

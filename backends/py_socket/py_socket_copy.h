@@ -9,7 +9,7 @@
 #include <stddef.h>
 
 /** From how many bytes on stores bypass the caches. */
-#define PY_SOCKET_COPY_STREAM ((size_t)1024 * 1024)
+#define PY_SOCKET_COPY_STREAM ((size_t)64 * 1024)
 
 /**
  * Copies as memcpy. The ranges must not overlap.

@@ -50,7 +50,7 @@ struct py_socket_conn;
 struct py_socket_lane;
 struct py_socket_op;
 struct py_socket_fetch;
-struct py_socket_helper;
+struct py_socket_driver;
 
 /* ---- frames on their way ---- */
 
@@ -115,7 +115,7 @@ struct py_socket_op {
     bool held; /* somebody copies for it without the lock */
     uint32_t waiters;
     pthread_cond_t ended;
-    struct py_socket_helper *helper; /* one of the waiters, who receives; NULL */
+    struct py_socket_driver *driver; /* one of the waiters, who receives; NULL */
 
     uint32_t count; /* objects that can be moved */
     int32_t end_status; /* when they are: 0, or why the next one cannot */
@@ -171,9 +171,9 @@ struct py_socket_conn {
     bool flush;
     bool sending; /* a thread is in sendmsg */
     bool receiving; /* its loop is in py_socket_conn_recv */
-    bool unwatched; /* it hung up while a helper had it */
-    struct py_socket_helper *helper; /* receives instead of the loop; NULL */
-    uint32_t events; /* watched, by the loop or the helper */
+    bool unwatched; /* it hung up while a driver had it */
+    struct py_socket_driver *driver; /* receives instead of the loop; NULL */
+    uint32_t events; /* watched, by the loop or the driver */
     uint64_t hello_by_ms;
     struct py_socket_out *out_first;
     struct py_socket_out *out_last;
@@ -184,7 +184,7 @@ struct py_socket_conn {
     uint64_t next_id;
     struct py_socket_part *slots[PY_SOCKET_WINDOW];
 
-    /* ---- who receives only: its loop's thread, or a helper ---- */
+    /* ---- who receives only: its loop's thread, or a driver ---- */
     enum py_socket_phase phase;
     uint8_t head[PY_SOCKET_FRAME_BYTES];
     uint32_t head_have;
@@ -314,7 +314,7 @@ struct kvl_channel {
     uint32_t op_free_count;
     struct py_socket_op *done; /* ended and not waited for, oldest first */
     struct py_socket_op *done_last;
-    struct py_socket_helper *helpers; /* at rest */
+    struct py_socket_driver *drivers; /* at rest */
 };
 
 /** Gives the lock back, then sends what was queued and runs what has ended. */
@@ -384,16 +384,16 @@ void py_socket_conn_answer(struct py_socket_conn *conn, uint8_t type, uint64_t i
 /** Sends what is queued, as far as that goes within a turn. With the lock; gives it back meanwhile. */
 void py_socket_conn_flush(struct py_socket_conn *conn);
 
-/* ---- py_socket_help.c; with the lock ---- */
+/* ---- py_socket_drive.c; with the lock ---- */
 
 /**
- * Drives the connections of an op's peer until it has ended, or the deadline. Gives the lock back
+ * Drives the connections of an op's peer, and in async mode the handshakes, until it has ended, or
+ * the deadline. Returns early where somebody else does: wait for `ended` then. Gives the lock back
  * meanwhile, so the op may be another one afterwards.
- * @return false: somebody else does, wait for `ended`.
  */
-bool py_socket_help(struct py_socket_op *op, uint64_t deadline_ms);
-void py_socket_help_wake(struct py_socket_helper *helper);
-void py_socket_helpers_fini(struct kvl_channel *channel);
+void py_socket_drive(struct py_socket_op *op, uint64_t deadline_ms);
+void py_socket_drive_wake(struct py_socket_driver *driver);
+void py_socket_drivers_fini(struct kvl_channel *channel);
 
 /* ---- py_socket_recv.c: who receives, no lock ---- */
 
@@ -411,13 +411,20 @@ void py_socket_doors_close(struct kvl_channel *channel, const struct py_socket_l
 void py_socket_lane_resolve(const struct py_socket_peer *peer, struct kvl_sock_addr *addr_out);
 /** Begins to connect to the peer. @return 0; -ENOTCONN it offers nothing we reach; -EMFILE, .. */
 int py_socket_lane_dial(struct py_socket_lane *lane);
+/** More connections to a peer whose Unix socket works. With the lock. */
+int py_socket_lane_dial_unix(struct py_socket_lane *lane, uint32_t count);
+/** The process at the other end of a Unix stream is one of our user. */
+bool py_socket_same_user(int fd);
 /** Late greetings, doors without descriptors. @return when to look again. With the lock. */
 uint64_t py_socket_doors_tick(struct kvl_channel *channel, uint64_t now_ms);
-/** Last words on a connection that is about to be closed: GOODBYE or ERROR. */
-void py_socket_farewell(struct py_socket_conn *conn, int32_t status);
 /** A connection of it is gone before it was open. With the lock. */
 void py_socket_lane_dial_failed(struct py_socket_lane *lane, struct py_socket_conn *conn,
                                 int32_t status);
+
+/* ---- py_socket_greet.c ---- */
+
+/** Last words on a connection that is about to be closed: GOODBYE or ERROR. */
+void py_socket_farewell(struct py_socket_conn *conn, int32_t status);
 /** HELLO or WELCOME has come. Loop's thread, no lock. @return 0; -errno: close it. */
 int py_socket_greeted(struct py_socket_conn *conn, const struct py_socket_greeting *hello);
 /** connect() is through. Loop's thread, no lock. @return 0; -errno. */
@@ -480,6 +487,8 @@ bool py_socket_in_buffer(const struct kvl_channel *channel, uint64_t offset, uin
 
 /** The answer to a LOOKUP or GET is there: says where its payload goes. @return 0; -EPROTO. */
 int py_socket_fetch_answer(struct py_socket_conn *conn, struct py_socket_part *part);
+/** Gives back the leases in the answer to a GET. */
+void py_socket_fetch_release(struct py_socket_conn *conn);
 /** The payload of a GET is in. */
 void py_socket_fetch_filled(struct py_socket_part *part);
 /** Runs the callback of an ended fetch and forgets it. */

@@ -12,8 +12,8 @@
 
 /* name in struct py_socket_counters, which is also what people see */
 #define PY_SOCKET_COUNTERS(COUNTER)                                                                \
-    COUNTER(channels) /* now */                                                                    \
-    COUNTER(peers) /* now */                                                                       \
+    COUNTER(channels_now)                                                                          \
+    COUNTER(peers_now)                                                                             \
     COUNTER(peers_replaced) /* another incarnation at the same URL */                              \
     COUNTER(peers_forgotten)                                                                       \
     COUNTER(handshakes_in) /* answered with ok */                                                  \

@@ -62,6 +62,9 @@ uint32_t py_socket_data_health(struct py_socket_data *data, char *text_out, size
 
 extern const struct kvl_channel_ops py_socket_channel_ops;
 
+/** Who has done the handshake with a channel. */
+struct py_socket_peers *py_socket_channel_peers(struct kvl_channel *channel);
+
 /** Called by a thread of the channel, or within the call that began it; no lock held. */
 typedef void (*py_socket_connected_fn)(void *ctx, int32_t status);
 
@@ -75,8 +78,8 @@ int py_socket_connect_call(struct kvl_channel *channel, const char *url, uint64_
 /* ---- chunks by key: the asking side ---- */
 
 /**
- * What becomes of a question. Called by a thread of the data plane, one at a time per question, no
- * lock held.
+ * What becomes of a question. Called by a thread of the data plane, or by one that waits for another
+ * operation of the channel and receives meanwhile; one at a time per question, no lock held.
  */
 struct py_socket_fetch_ops {
     /** LOOKUP: 1 or 0 per key. */

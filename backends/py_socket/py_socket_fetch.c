@@ -342,28 +342,28 @@ static int fetch_take(const struct py_socket_lane *lane, struct py_socket_part *
     return fetch_add_waste(fetch, part, found->bytes);
 }
 
-static void fetch_release(struct py_socket_conn *conn, const struct py_socket_fetch *fetch,
-                          uint32_t mapped)
+void py_socket_fetch_release(struct py_socket_conn *conn)
 {
-    const struct py_socket_frame frame = {
-        .type = PY_SOCKET_RELEASE, .count = mapped, .table = mapped * PY_SOCKET_SLOT_BYTES};
-    struct py_socket_out *out = py_socket_out_create(&frame, 0);
-    uint8_t *at;
+    struct py_socket_frame frame = {.type = PY_SOCKET_RELEASE};
+    struct py_socket_slot slots[PY_SOCKET_KEYS_MAX];
+    struct py_socket_out *out;
 
-    if (out == NULL) {
-        return; /* their time will end them */
-    }
-    at = py_socket_out_table(out);
-    for (uint32_t i = 0; i < fetch->count; i++) {
-        const struct py_socket_found *found = &fetch->items[i].found;
+    for (uint32_t i = 0; i < conn->frame.count; i++) {
+        struct py_socket_found found;
 
-        if ((found->flags & PY_SOCKET_FOUND_MAPPED) != 0) {
-            const struct py_socket_slot slot = {.slot = found->slot,
-                                                .generation = found->generation};
-
-            py_socket_slot_encode(&slot, at);
-            at += PY_SOCKET_SLOT_BYTES;
+        if (py_socket_found_decode(conn->table + (size_t)i * PY_SOCKET_FOUND_BYTES, &found) == 0 &&
+            (found.flags & PY_SOCKET_FOUND_MAPPED) != 0) {
+            slots[frame.count++] =
+                (struct py_socket_slot){.slot = found.slot, .generation = found.generation};
         }
+    }
+    frame.table = frame.count * PY_SOCKET_SLOT_BYTES;
+    out = frame.count == 0 ? NULL : py_socket_out_create(&frame, 0);
+    if (out == NULL) {
+        return; /* without memory their time will end them */
+    }
+    for (uint32_t i = 0; i < frame.count; i++) {
+        py_socket_slot_encode(&slots[i], py_socket_out_table(out) + i * PY_SOCKET_SLOT_BYTES);
     }
     pthread_mutex_lock(&conn->channel->lock);
     py_socket_conn_put(conn, out);
@@ -371,11 +371,9 @@ static void fetch_release(struct py_socket_conn *conn, const struct py_socket_fe
 }
 
 /* Reads the table. @return -EPROTO. */
-static int fetch_decode(struct py_socket_conn *conn, struct py_socket_fetch *fetch,
-                        uint32_t *mapped_out)
+static int fetch_decode(struct py_socket_conn *conn, struct py_socket_fetch *fetch)
 {
     uint64_t inlined = 0;
-    uint32_t mapped = 0;
 
     if (conn->frame.count != fetch->count) {
         return -EPROTO;
@@ -391,20 +389,17 @@ static int fetch_decode(struct py_socket_conn *conn, struct py_socket_fetch *fet
         if (r < 0) {
             return r;
         }
-        if ((found->flags & PY_SOCKET_FOUND_MAPPED) != 0) {
-            mapped++;
-        } else if (__builtin_add_overflow(inlined, found->bytes, &inlined)) {
+        if ((found->flags & PY_SOCKET_FOUND_MAPPED) == 0 &&
+            __builtin_add_overflow(inlined, found->bytes, &inlined)) {
             return -EPROTO;
         }
     }
-    *mapped_out = mapped;
     return inlined == conn->frame.payload ? 0 : -EPROTO;
 }
 
 int py_socket_fetch_answer(struct py_socket_conn *conn, struct py_socket_part *part)
 {
     struct py_socket_fetch *fetch = part->op->fetch;
-    uint32_t mapped = 0;
     int r;
 
     if (part->type == PY_SOCKET_LOOKUP) {
@@ -413,7 +408,7 @@ int py_socket_fetch_answer(struct py_socket_conn *conn, struct py_socket_part *p
     if (conn->frame.status < 0) {
         return conn->frame.payload == 0 ? 0 : -EPROTO;
     }
-    r = fetch_decode(conn, fetch, &mapped);
+    r = fetch_decode(conn, fetch);
     for (uint32_t i = 0; r == 0 && i < fetch->count; i++) {
         if (fetch->items[i].found.status < 0) {
             fetch_tell(fetch, i, fetch->items[i].found.status);
@@ -421,8 +416,8 @@ int py_socket_fetch_answer(struct py_socket_conn *conn, struct py_socket_part *p
             r = fetch_take(part->op->lane, part, fetch, i);
         }
     }
-    if (mapped > 0 && r == 0) {
-        fetch_release(conn, fetch, mapped);
+    if (r == 0) {
+        py_socket_fetch_release(conn);
     }
     return r;
 }

@@ -2,7 +2,7 @@
 /**
  * @file py_socket_link_parts.h
  * The inside of a link: py_socket_link.c has its life and its driver, py_socket_answer.c the target
- * side, py_socket_call.c the initiator side.
+ * side, py_socket_call.c the initiator side, py_socket_order.c how other threads ask for a call.
  */
 #ifndef KVL_PY_SOCKET_LINK_PARTS_H
 #define KVL_PY_SOCKET_LINK_PARTS_H
@@ -93,7 +93,7 @@ void link_wake(struct py_socket_link *link);
 /** Polls a socket on behalf of `who`. @return 0; a code of epoll. */
 int link_poll_add(struct py_socket_link *link, void *socket, void *who);
 void link_poll_remove(struct py_socket_link *link, void *socket);
-/** Tells the data plane about what py_socket_peers_learn changed, and lets go of all but the peer. */
+/** Tells the data plane what py_socket_peers_learn changed, and lets go of all but the peer. */
 void link_tell(struct py_socket_link *link, const struct py_socket_learned *learned);
 void link_tell_gone(struct py_socket_link *link, struct py_socket_peer *gone);
 /**
@@ -103,6 +103,13 @@ void link_tell_gone(struct py_socket_link *link, struct py_socket_peer *gone);
  */
 int link_agree(const struct py_socket_link *link, const struct py_socket_offer *offer,
                uint32_t *version_out, char *why_out, size_t room);
+/** One round: waits for `timeout_ms` at most (-1 = for ever) and does all there is to do. */
+void link_drive(struct py_socket_link *link, int timeout_ms);
+/** With the lock held. @return 1 when this thread is the driver from now on. */
+int link_grab(struct py_socket_link *link);
+void link_let_go(struct py_socket_link *link);
+/** Copies a text of the caller, NULL = "". @return 0; -EINVAL too long, err->text. */
+int link_copy_url(const char *what, const char *url, char *url_out, struct kvl_err *err);
 /** Foreign text for logs: printable, and cut where it is long. @return `quote_out`. */
 const char *link_quote(const char *text, size_t length, char *quote_out);
 

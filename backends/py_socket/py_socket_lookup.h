@@ -85,8 +85,8 @@ struct py_socket_question {
  * Asks a peer to write chunks into our pages. Up to three tries, each on a new connection when the
  * one before did not answer. After -ETIMEDOUT the peer may still write to the pages.
  * @return 0 and how many of the first were written; -ENOTCONN it does not know us: do the handshake
- *         and ask again; -ETIMEDOUT; -EREMOTEIO it has failed; -EPROTO nonsense; -EACCES keys do not
- *         match; -EMSGSIZE, -EINVAL; -ECANCELED; -EMFILE, -ENOMEM.
+ *         and ask again; -ETIMEDOUT; -EREMOTEIO it has failed; -EPROTO nonsense; -EACCES keys that
+ *         do not match; -EMSGSIZE, -EINVAL; -ECANCELED; -EMFILE, -ENOMEM.
  */
 int py_socket_lookup_get(struct py_socket_lookup *lookup, const struct py_socket_question *question,
                          uint32_t *hits_out);

@@ -168,8 +168,8 @@ static void op_tell(struct py_socket_op *op)
         channel->done = op;
     }
     channel->done_last = op;
-    if (op->helper != NULL) {
-        py_socket_help_wake(op->helper);
+    if (op->driver != NULL) {
+        py_socket_drive_wake(op->driver);
     }
     if (op->waiters > 0) {
         pthread_cond_broadcast(&op->ended);
@@ -194,6 +194,7 @@ void py_socket_op_end(struct py_socket_op *op, int32_t status)
         py_socket_pair_ended(op);
     }
     if (op->kind == PY_SOCKET_OP_FETCH || op->connected != NULL) {
+        pthread_cond_broadcast(&op->ended); /* cancel waits */
         op->done_next = op->channel->called;
         op->channel->called = op;
         return;

@@ -20,7 +20,7 @@ const struct kvl_option py_socket_option_table[PY_SOCKET_OPTION_COUNT] = {
      "peer_lookup_url, in the forms of bind; unset = none"},
     {"advertise", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
      "host that peers are told; unset = the one that is bound"},
-    {"peers", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+    {"peers", KVL_OPTION_STRING, KVL_OPTION_RELOADABLE, "", NULL, 0, 0,
      "peer_init_urls with commas between them, of peers that are always there"},
     {"allow_remote", KVL_OPTION_BOOL, 0, "no", NULL, 0, 0,
      "bind beyond loopback without CURVE; the wire has no authentication of its own"},

@@ -30,7 +30,7 @@ struct py_socket_options {
     uint64_t handshake_timeout_ms;
     uint32_t max_peers;
 
-    char (*peers)[KVL_CHANNEL_URL_ROOM]; /* owned */
+    char (*peers)[KVL_CHANNEL_URL_ROOM]; /* owned; at start, see py_socket_seek_set_peers() */
     uint32_t peer_count;
 
     int with_curve;

@@ -193,6 +193,16 @@ static void peers_add_token(struct py_socket_peer *peer, const uint8_t *token)
     memcpy(peer->tokens[place], token, PY_SOCKET_TOKEN);
 }
 
+/* Only who called gave its peer a token before it learns of it. */
+static void peers_take_token(struct py_socket_peer *peer, const struct py_socket_hello *hello)
+{
+    peer->is_settled = hello->token != NULL;
+    if (peer->is_settled || !peer->has_answered) {
+        memcpy(peer->their_token, hello->offer->token, PY_SOCKET_TOKEN);
+    }
+    peer->has_answered |= peer->is_settled;
+}
+
 static struct py_socket_peer *peers_new(struct py_socket_peers *peers,
                                         const struct py_socket_hello *hello, const char *id)
 {
@@ -214,7 +224,7 @@ static struct py_socket_peer *peers_new(struct py_socket_peers *peers,
 
 /* ---- end ---- */
 
-/* The record of that very incarnation; NULL when there is none, and *old_out what is in its place. */
+/* The record of that incarnation; NULL: there is none, and *old_out is what stands in its place. */
 static struct py_socket_peer *peers_known(struct py_socket_peers *peers,
                                           const struct py_socket_hello *hello,
                                           struct py_socket_peer **old_out)
@@ -282,7 +292,7 @@ int py_socket_peers_learn(struct py_socket_peers *peers, const struct py_socket_
         }
     }
     if (r == 0) {
-        memcpy(learned.peer->their_token, hello->offer->token, PY_SOCKET_TOKEN);
+        peers_take_token(learned.peer, hello);
         memcpy(learned.token, learned.peer->tokens[0], PY_SOCKET_TOKEN);
         (void)py_socket_peer_retain(learned.peer);
     }
@@ -384,6 +394,16 @@ struct py_socket_peer *py_socket_peers_find_token(struct py_socket_peers *peers,
     }
     pthread_mutex_unlock(&peers->lock);
     return found;
+}
+
+int py_socket_peers_is_settled(struct py_socket_peers *peers, const struct py_socket_peer *peer)
+{
+    int is_settled;
+
+    pthread_mutex_lock(&peers->lock);
+    is_settled = peer->is_settled || peer->version == 0;
+    pthread_mutex_unlock(&peers->lock);
+    return is_settled;
 }
 
 void py_socket_peers_token(struct py_socket_peers *peers, struct py_socket_peer *peer,

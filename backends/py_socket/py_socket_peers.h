@@ -10,7 +10,8 @@
  * Tokens. Each side gives the other one a token in the offer, made for that peer alone. What
  * the peer gave us is for py_socket_peers_token() to say: we show it on data connections that we
  * open. Whoever shows the one we gave is the peer that py_socket_peers_find_token() says. Tokens never
- * get into logs. A peer that we call knows its token a moment before the record is there.
+ * get into logs. A peer that we call knows its token a moment before the record is there, so one from
+ * its call is not shown where an answer of its gave another: whoever answers has the record.
  *
  * Every function may be called from any thread.
  */
@@ -47,7 +48,9 @@ struct py_socket_peer {
     struct py_socket_peer *next_gone;
     uint8_t tokens[PY_SOCKET_TOKENS][PY_SOCKET_TOKEN]; /* given to it */
     uint32_t token_count;
-    uint8_t their_token[PY_SOCKET_TOKEN]; /* the last it gave */
+    uint8_t their_token[PY_SOCKET_TOKEN]; /* of its last answer, else of its first call */
+    int has_answered;
+    int is_settled; /* nothing has come from it since that answer */
     int has_lookup;
     char lookup_url[KVL_CHANNEL_URL_ROOM];
 };
@@ -69,6 +72,13 @@ struct py_socket_peer *py_socket_peers_find(struct py_socket_peers *peers, const
 /** Whose token that is; the time taken does not tell how much of it was right. Retained; NULL. */
 struct py_socket_peer *py_socket_peers_find_token(struct py_socket_peers *peers,
                                                   const uint8_t *token);
+
+/**
+ * Whether its token is one that it knows by now. A peer that has only called may not have our answer
+ * yet, and one that calls again may have forgotten us: a handshake of our own settles both. Peers
+ * without a data plane have no token and are settled.
+ */
+int py_socket_peers_is_settled(struct py_socket_peers *peers, const struct py_socket_peer *peer);
 
 /** What to show to it: PY_SOCKET_TOKEN bytes. Ask for each connection anew. */
 void py_socket_peers_token(struct py_socket_peers *peers, struct py_socket_peer *peer,

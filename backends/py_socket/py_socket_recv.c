@@ -145,6 +145,8 @@ static int recv_reply(struct py_socket_conn *conn)
     }
     if (wanted) {
         r = py_socket_fetch_answer(conn, part);
+    } else if (frame->type == PY_SOCKET_GET) {
+        py_socket_fetch_release(conn);
     }
     if (r == 0 && conn->payload_left == 0) {
         recv_payload_done(conn, wanted);

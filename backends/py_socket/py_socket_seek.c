@@ -53,7 +53,7 @@ static void on_located(void *ctx, int32_t status, const struct kvl_run *runs, ui
         first++;
     }
     for (uint32_t i = 0; status == 0 && i < run_count; i++) {
-        struct py_socket_holder *holder = py_socket_who_holder(seek->who, runs[i].peer_url, 0);
+        struct py_socket_holder *holder = py_socket_who_holder(seek->who, runs[i].peer_url);
 
         if (holder != NULL && py_socket_who_may_try(seek->who, holder, py_socket_seek_now(seek))) {
             py_socket_job_allow(job, holder, first, runs[i].length);
@@ -106,13 +106,12 @@ static void allow_static(struct py_socket_job *job)
 {
     struct py_socket_seek *seek = job->seek;
     const struct kvl_channel_ops *ops = &py_socket_channel_ops;
+    struct py_socket_holder *holder;
+    uint32_t at = 0;
 
-    for (uint32_t i = 0; i < seek->config.options->peer_count; i++) {
-        struct py_socket_holder *holder =
-            py_socket_who_holder(seek->who, seek->config.options->peers[i], 1);
-
-        if (holder != NULL && (ops->is_connected(seek->config.channel, holder->url) == 1 ||
-                               py_socket_who_is_new(seek->who, holder))) {
+    while ((holder = py_socket_who_next_static(seek->who, &at)) != NULL) {
+        if (ops->is_connected(seek->config.channel, holder->url) == 1 ||
+            py_socket_who_is_new(seek->who, holder)) {
             py_socket_job_allow(job, holder, 0, job->count);
         }
     }
@@ -377,13 +376,11 @@ static void keep_one(struct py_socket_seek *seek, struct py_socket_holder *holde
 
 static void keep_peers(struct py_socket_seek *seek)
 {
-    for (uint32_t i = 0; i < seek->config.options->peer_count; i++) {
-        struct py_socket_holder *holder =
-            py_socket_who_holder(seek->who, seek->config.options->peers[i], 1);
+    struct py_socket_holder *holder;
+    uint32_t at = 0;
 
-        if (holder != NULL) {
-            keep_one(seek, holder);
-        }
+    while ((holder = py_socket_who_next_static(seek->who, &at)) != NULL) {
+        keep_one(seek, holder);
     }
 }
 
@@ -395,7 +392,7 @@ static void wait_a_moment(struct py_socket_seek *seek)
         .tv_nsec = (long)(until % 1000) * 1000000,
     };
 
-    while (!seek->stopping && seek->finished == NULL &&
+    while (!seek->stopping && !seek->peers_changed && seek->finished == NULL &&
            pthread_cond_timedwait(&seek->changed, &seek->lock, &at) == 0) {
     }
 }
@@ -410,6 +407,8 @@ static void *seek_run(void *arg)
 
         if (job != NULL) {
             seek->finished = job->next_finished;
+        } else {
+            seek->peers_changed = 0;
         }
         pthread_mutex_unlock(&seek->lock);
         if (job != NULL) {
@@ -452,6 +451,7 @@ int py_socket_seek_start(const struct py_socket_seek_config *config,
     cond_init(&seek->changed);
     r = py_socket_who_create(&seek->who);
     if (r == 0) {
+        py_socket_who_set_static(seek->who, config->options->peers, config->options->peer_count);
         r = config->host->thread_create(config->host, "ps-seek", seek_run, seek, &seek->thread);
         seek->has_thread = r == 0;
     }
@@ -461,6 +461,16 @@ int py_socket_seek_start(const struct py_socket_seek_config *config,
     }
     *seek_out = seek;
     return 0;
+}
+
+void py_socket_seek_set_peers(struct py_socket_seek *seek, char (*urls)[KVL_CHANNEL_URL_ROOM],
+                              uint32_t count)
+{
+    py_socket_who_set_static(seek->who, urls, count);
+    pthread_mutex_lock(&seek->lock);
+    seek->peers_changed = 1;
+    pthread_cond_broadcast(&seek->changed);
+    pthread_mutex_unlock(&seek->lock);
 }
 
 void py_socket_seek_quiesce(struct py_socket_seek *seek)

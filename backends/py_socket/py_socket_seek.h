@@ -27,6 +27,13 @@ struct py_socket_seek_config {
 int py_socket_seek_start(const struct py_socket_seek_config *config,
                          struct py_socket_seek **seek_out);
 
+/**
+ * Takes over another list of peers, while work is under way: what is asked already goes on. A peer
+ * that is not in it any more stays connected, and is asked only for what others say it has.
+ */
+void py_socket_seek_set_peers(struct py_socket_seek *seek, char (*urls)[KVL_CHANNEL_URL_ROOM],
+                              uint32_t count);
+
 /** Refuses new work with -ECANCELED. */
 void py_socket_seek_quiesce(struct py_socket_seek *seek);
 

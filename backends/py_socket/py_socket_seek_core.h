@@ -44,6 +44,7 @@ struct py_socket_seek {
     struct py_socket_job *jobs;
     struct py_socket_job *finished; /* done before their submit returned: the thread tells */
     uint32_t calls; /* handshakes and locates under way that come back to us */
+    int peers_changed; /* the thread is to look at them now */
     int quiet;
     int stopping;
 };

@@ -235,7 +235,7 @@ static int transfer_begin(struct kvl_channel *channel, struct py_socket_lane *la
     }
     id = op->id;
     op->tag = transfer->tag;
-    op->deadline_ms = transfer->deadline_ms;
+    op->deadline_ms = transfer->deadline_ms != 0 ? transfer->deadline_ms : KVL_NEVER;
     r = transfer->kind == KVL_TRANSFER_SEND   ? transfer_send(lane, op, transfer)
         : transfer->kind == KVL_TRANSFER_RECV ? transfer_receive(lane, op, transfer)
                                               : transfer_one_sided(lane, op, transfer);

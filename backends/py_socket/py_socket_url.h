@@ -11,8 +11,8 @@
 #include "sock.h"
 
 /**
- * Takes `tcp://host:port`, `host:port`, `[v6]:port` and a bare port, which is one of 127.0.0.1; of a
- * host `*` it makes 0.0.0.0.
+ * Takes `tcp://host:port`, `host:port`, `[v6]:port` and a bare port, which is one of 127.0.0.1; a
+ * host `*` becomes 0.0.0.0.
  * @return 0; -EINVAL anything else; -ENAMETOOLONG.
  */
 int py_socket_url_parse(const char *text, struct kvl_sock_name *name_out);

@@ -32,7 +32,7 @@ int py_socket_channel_wait(struct kvl_channel *channel, uint64_t id, uint64_t de
     }
     if (op != NULL && op->state == PY_SOCKET_OP_RUNNING) {
         op->waiters++;
-        (void)py_socket_help(op, deadline_ms);
+        py_socket_drive(op, deadline_ms);
         op->waiters--;
     }
     while (op != NULL && op->id == id && op->state == PY_SOCKET_OP_RUNNING) {

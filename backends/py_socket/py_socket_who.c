@@ -59,8 +59,21 @@ static struct py_socket_holder *holder_find(const struct py_socket_who *who, con
     return NULL;
 }
 
-struct py_socket_holder *py_socket_who_holder(struct py_socket_who *who, const char *url,
-                                              int is_static)
+/* The lock is held. */
+static struct py_socket_holder *holder_make(struct py_socket_who *who, const char *url)
+{
+    struct py_socket_holder *holder = holder_find(who, url);
+
+    if (holder == NULL && who->count < HOLDERS_MAX &&
+        (holder = calloc(1, sizeof(*holder))) != NULL) {
+        snprintf(holder->url, sizeof(holder->url), "%s", url);
+        holder->index = who->count;
+        who->holders[who->count++] = holder;
+    }
+    return holder;
+}
+
+struct py_socket_holder *py_socket_who_holder(struct py_socket_who *who, const char *url)
 {
     struct py_socket_holder *holder;
 
@@ -68,26 +81,40 @@ struct py_socket_holder *py_socket_who_holder(struct py_socket_who *who, const c
         return NULL;
     }
     pthread_mutex_lock(&who->lock);
-    holder = holder_find(who, url);
-    if (holder == NULL && who->count < HOLDERS_MAX &&
-        (holder = calloc(1, sizeof(*holder))) != NULL) {
-        snprintf(holder->url, sizeof(holder->url), "%s", url);
-        holder->index = who->count;
-        holder->is_static = is_static;
-        who->holders[who->count++] = holder;
-    }
+    holder = holder_make(who, url);
     pthread_mutex_unlock(&who->lock);
     return holder;
 }
 
-struct py_socket_holder *py_socket_who_at(struct py_socket_who *who, uint32_t index)
+void py_socket_who_set_static(struct py_socket_who *who, char (*urls)[KVL_CHANNEL_URL_ROOM],
+                              uint32_t count)
 {
-    struct py_socket_holder *holder;
+    pthread_mutex_lock(&who->lock);
+    for (uint32_t i = 0; i < who->count; i++) {
+        who->holders[i]->is_static = 0;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        struct py_socket_holder *holder = holder_make(who, urls[i]);
+
+        if (holder != NULL) {
+            holder->is_static = 1;
+        }
+    }
+    pthread_mutex_unlock(&who->lock);
+}
+
+struct py_socket_holder *py_socket_who_next_static(struct py_socket_who *who, uint32_t *at_io)
+{
+    struct py_socket_holder *found = NULL;
 
     pthread_mutex_lock(&who->lock);
-    holder = index < who->count ? who->holders[index] : NULL;
+    while (found == NULL && *at_io < who->count) {
+        struct py_socket_holder *holder = who->holders[(*at_io)++];
+
+        found = holder->is_static ? holder : NULL;
+    }
     pthread_mutex_unlock(&who->lock);
-    return holder;
+    return found;
 }
 
 int py_socket_who_may_try(struct py_socket_who *who, const struct py_socket_holder *holder,

@@ -14,9 +14,9 @@
 struct py_socket_holder {
     char url[KVL_CHANNEL_URL_ROOM];
     uint32_t index;
-    int is_static; /* named in the INI file */
 
     /* under the lock of the table */
+    int is_static; /* named in the INI file */
     uint64_t quiet_until_ms; /* it could not be reached: not tried again before */
     uint64_t backoff_ms;
     int is_connecting;
@@ -28,11 +28,15 @@ int py_socket_who_create(struct py_socket_who **who_out);
 void py_socket_who_destroy(struct py_socket_who *who);
 
 /** The record of a url, made when it is new. NULL when there are too many, or without memory. */
-struct py_socket_holder *py_socket_who_holder(struct py_socket_who *who, const char *url,
-                                              int is_static);
+struct py_socket_holder *py_socket_who_holder(struct py_socket_who *who, const char *url);
 
-/** Holder number `index`; NULL past the last. */
-struct py_socket_holder *py_socket_who_at(struct py_socket_who *who, uint32_t index);
+/** The peers of the INI file from now on; who was one before is none any more. Those that find no
+ *  room are left out. */
+void py_socket_who_set_static(struct py_socket_who *who, char (*urls)[KVL_CHANNEL_URL_ROOM],
+                              uint32_t count);
+
+/** The next peer of the INI file, from holder number *at_io on, which is moved behind it; NULL. */
+struct py_socket_holder *py_socket_who_next_static(struct py_socket_who *who, uint32_t *at_io);
 
 /** Whether it is worth a try now. */
 int py_socket_who_may_try(struct py_socket_who *who, const struct py_socket_holder *holder,

@@ -6,7 +6,7 @@
  *
  * They are msgpack maps as msgspec writes tagged structs: `type` first, then all fields in order.
  * Reading takes any order, skips what it does not know, and of two keys of one name takes the last.
- * To the two init messages kvlane adds one key, `kvl`, which Python's reader skips: the offer below.
+ * To the two init messages kvlane adds one key, `kvl`, which Python's reader skips: the offer.
  */
 #ifndef KVL_PY_SOCKET_WIRE_H
 #define KVL_PY_SOCKET_WIRE_H

@@ -181,10 +181,14 @@ struct kvl_backend_ops {
     int (*locate)(void *self, const struct kvl_chunk_id *ids, uint32_t count, uint64_t deadline_ms,
                   kvl_locate_fn fn, void *ctx);
 
+    /** See host->push. Goes with KVL_CAP_PUSH. From threads of other backends; may block. */
+    int (*push)(void *self, const char *peer_url, const struct kvl_key *keys, uint32_t count,
+                uint64_t deadline_ms, uint32_t *pushed_out);
+
     /** Peer channels. Goes with KVL_CAP_CHANNEL. From start to stop; the `self` is the instance. */
     const struct kvl_channel_ops *channels;
 };
-KVL_STATIC_ASSERT(sizeof(struct kvl_backend_ops) == 168, "append slots, bump the minor version");
+KVL_STATIC_ASSERT(sizeof(struct kvl_backend_ops) == 176, "append slots, bump the minor version");
 
 struct kvl_backend_desc {
     /* The first five fields are frozen for ever. */

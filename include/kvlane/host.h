@@ -230,6 +230,16 @@ struct kvl_host {
      */
     int (*locate)(const struct kvl_host *host, const struct kvl_chunk_id *ids, uint32_t count,
                   uint64_t deadline_ms, kvl_locate_fn fn, void *ctx);
+
+    /**
+     * Has another engine take chunks of the own store into its store, through the backend with
+     * KVL_CAP_PUSH. Blocks until the deadline; only from a thread of the backend.
+     * @param peer_url    its peer_init_url
+     * @param pushed_out  chunks it took; those it had already and those not here do not count
+     * @return 0; -ENOTSUP there is no such backend, or the peer cannot; -ETIMEDOUT, -ENOTCONN, ..
+     */
+    int (*push)(const struct kvl_host *host, const char *peer_url, const struct kvl_key *keys,
+                uint32_t count, uint64_t deadline_ms, uint32_t *pushed_out);
 };
 
 KVL_EXTERN_C_END

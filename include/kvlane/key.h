@@ -62,6 +62,21 @@ struct kvl_attrs {
 };
 KVL_STATIC_ASSERT(sizeof(struct kvl_attrs) == 24, "struct kvl_attrs is part of the ABI");
 
+/** Tokens that a chunk covers, as far as format and shape say; 0 for opaque bytes. */
+static inline uint64_t kvl_attrs_tokens(const struct kvl_attrs *attrs)
+{
+    int32_t tokens = 0;
+
+    if (attrs->fmt == KVL_FMT_KV_2LTD || attrs->fmt == KVL_FMT_KV_MLA) {
+        tokens = attrs->shape[2];
+    } else if (attrs->fmt == KVL_FMT_KV_T2D) {
+        tokens = attrs->shape[0];
+    } else if (attrs->fmt == KVL_FMT_KV_2TD) {
+        tokens = attrs->shape[1];
+    }
+    return tokens > 0 ? (uint64_t)tokens : 0;
+}
+
 /** Wraps terminated text. The text must outlive the key. */
 static inline struct kvl_key kvl_key_from_text(const char *text)
 {

@@ -30,6 +30,7 @@ typedef int (*kvl_key_fn)(void *ctx, const struct kvl_key *key, uint64_t bytes);
 /* read takes `sg` in the engine's memory, and when cancel(cookie) has returned no byte of the batch
  * is written any more. Goes with KVL_CAP_READ and KVL_CAP_CANCEL. */
 #define KVL_CAP_DIRECT (1ull << 11)
+#define KVL_CAP_PUSH (1ull << 12) /* push: has another engine take chunks */
 
 #define KVL_HEALTH_DOWN 0u /* not started, stopped, or cannot work */
 #define KVL_HEALTH_DEGRADED 1u /* works in part: a peer is away, a transfer is stuck */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file cmd_demo.c
- * The product in one screen: engine A computes and saves, engine B in another process loads through
- * each path the INI file gives it, and every logit has to be the same, bit for bit.
+ * The product in one screen: engine A computes and saves, engines in other processes load through
+ * each path the INI file gives them, and every logit has to be the same, bit for bit.
  */
 #include "cli.h"
 
@@ -38,13 +38,13 @@ static int demo_parse(struct demo *self, int argc, char **argv)
         .args = "",
         .about =
             "A small real transformer reads text as prompts. Engine A computes and saves its KV "
-            "chunks; engine B,\nanother process, loads them through each path that the INI file "
-            "gives it and decodes on. Shown: time\nto first token, speed-up, and whether all "
-            "logits are bit-identical to recomputation. Then one bit of\na stored chunk is "
-            "flipped, "
-            "which must be seen and end as recompute. --config FILE is the INI file of\nthe "
-            "engines; if it has a tcp_remote client, the demo starts a server for it. Exit code 1: "
-            "a result\ndiffers.",
+            "chunks; engine B,\nanother process, loads them out of A's memory (py_socket), engine "
+            "C from a server (tcp_remote), and\nboth decode on. Shown: time to first token, "
+            "speed-up, and whether all logits are bit-identical to\nrecomputation. Then one bit of "
+            "a stored chunk is flipped, which must be seen and end as recompute or\nwith a good "
+            "copy. With --config FILE, or where py_socket was not built, B takes the paths of its "
+            "\nINI file and there is no C; if the file has a tcp_remote client, the demo starts a "
+            "server for it.\nExit code 1: a result differs.",
         .options = options,
         .option_count = sizeof(options) / sizeof(options[0]),
         .common = &self->common,
@@ -151,29 +151,61 @@ static int run_cold(struct demo *self)
     return CLI_OK;
 }
 
-/* First what others have, then what is its own by then. */
+/* Remembers which path leads to a server, and checks that all came, from `path` (NULL = any). */
+static void check_warm(struct demo *self, const struct demo_ran *ran, const char *path,
+                       const char *whence)
+{
+    if (ran->loaded > 0 && strncmp(ran->path, "tcp_remote", 10) == 0) {
+        (void)snprintf(self->remote, sizeof(self->remote), "%s", ran->path);
+        (void)snprintf(self->address, sizeof(self->address), "%s", ran->address);
+    }
+    if (ran->loaded != ran->chunks || (path != NULL && strcmp(ran->path, path) != 0)) {
+        progress_clear(&self->bar);
+        printf("       expected all %u chunks from %s\n", ran->chunks, whence);
+        self->differs = true;
+    }
+}
+
+/* One prompt of B: first what others have, then what is its own by then. */
+static int run_b(struct demo *self, uint32_t prompt)
+{
+    const bool asks_a = self->peer[0] != '\0';
+    struct demo_ran ran;
+    int r =
+        demo_engine_prompt(self, &self->b, prompt, DEMO_USE | DEMO_SAVE | DEMO_SAVE_LOCAL, &ran);
+
+    if (r != CLI_OK) {
+        return r;
+    }
+    print_row(self, prompt, 'B', &ran);
+    if (asks_a) {
+        check_warm(self, &ran, "py_socket", "the memory of A");
+    } else if (self->server.pid != 0) {
+        check_warm(self, &ran, NULL, "the server");
+    }
+    r = demo_engine_prompt(self, &self->b, prompt, DEMO_USE, &ran);
+    if (r == CLI_OK) {
+        print_row(self, prompt, 'B', &ran);
+        check_warm(self, &ran, NULL, "the own store");
+    }
+    return r;
+}
+
 static int run_warm(struct demo *self)
 {
     for (uint32_t i = 0; i < self->prompts; i++) {
-        for (uint32_t turn = 0; turn < 2; turn++) {
-            struct demo_ran ran;
-            uint32_t save = turn == 0 ? DEMO_SAVE | DEMO_SAVE_LOCAL : 0;
-            int r = demo_engine_prompt(self, &self->b, i, DEMO_USE | save, &ran);
+        struct demo_ran ran;
+        int r = run_b(self, i);
 
-            if (r != CLI_OK) {
-                return r;
+        if (r == CLI_OK && self->c.pid != 0) {
+            r = demo_engine_prompt(self, &self->c, i, DEMO_USE, &ran);
+            if (r == CLI_OK) {
+                print_row(self, i, 'C', &ran);
+                check_warm(self, &ran, "tcp_remote", "the server");
             }
-            print_row(self, i, 'B', &ran);
-            if (turn == 0 && ran.loaded > 0 && strcmp(ran.path, "local") != 0) {
-                (void)snprintf(self->remote, sizeof(self->remote), "%s", ran.path);
-                (void)snprintf(self->address, sizeof(self->address), "%s", ran.address);
-            }
-            if (ran.loaded != ran.chunks && (turn == 1 || self->server.pid != 0)) {
-                progress_clear(&self->bar);
-                printf("       expected all %u chunks from %s\n", ran.chunks,
-                       turn == 1 ? "the own store" : "the server");
-                self->differs = true;
-            }
+        }
+        if (r != CLI_OK) {
+            return r;
         }
     }
     return CLI_OK;
@@ -201,21 +233,57 @@ static int demo_verdict(struct demo *self)
     return self->differs ? CLI_NO : CLI_OK;
 }
 
+static int engines_start(struct demo *self)
+{
+    struct demo_ready ready;
+    int r = demo_engine_new(self, &self->a, "", &ready);
+
+    if (r != CLI_OK) {
+        return r;
+    }
+    if (demo_is_own_ini(self)) {
+        (void)snprintf(self->peer, sizeof(self->peer), "%s", ready.peer_address);
+        if (self->peer[0] == '\0') {
+            printf("py_socket: not there (it needs libzmq), so the engines share by the server\n");
+        } else {
+            printf("engine A: py_socket at %s\n", self->peer);
+        }
+    }
+    r = demo_engine_new(self, &self->b, self->peer, &ready);
+    if (r == CLI_OK && self->peer[0] != '\0' && self->server.pid != 0) {
+        r = demo_engine_new(self, &self->c, "", &ready);
+    }
+    return r;
+}
+
+static int run_flips(struct demo *self)
+{
+    int r = demo_flip_peer(self);
+
+    if (r == CLI_OK) {
+        r = demo_flip_remote(self);
+    }
+    if (r == CLI_OK) {
+        r = demo_flip_local(self);
+    }
+    return r;
+}
+
 static int demo_run(struct demo *self)
 {
+    uint64_t steps;
     int r = demo_server_start(self);
 
     if (r == CLI_OK) {
-        r = demo_engine_new(self, &self->a);
-    }
-    if (r == CLI_OK) {
-        r = demo_engine_new(self, &self->b);
+        r = engines_start(self);
     }
     if (r != CLI_OK) {
         return r;
     }
     print_head(self);
-    progress_init(&self->bar, "demo", 3 * self->prompts + 2, self->progress);
+    steps = 3 * self->prompts + 2;
+    steps += (self->c.pid != 0 ? self->prompts : 0) + (self->peer[0] != '\0');
+    progress_init(&self->bar, "demo", steps, self->progress);
     r = run_cold(self);
     if (r == CLI_OK) {
         r = run_warm(self);
@@ -223,10 +291,7 @@ static int demo_run(struct demo *self)
     if (r == CLI_OK) {
         progress_clear(&self->bar);
         printf("\n");
-        r = demo_flip_remote(self);
-    }
-    if (r == CLI_OK) {
-        r = demo_flip_local(self);
+        r = run_flips(self);
     }
     progress_clear(&self->bar);
     return r == CLI_OK ? demo_verdict(self) : r;
@@ -254,6 +319,7 @@ int cmd_demo(int argc, char **argv)
         }
         (void)child_end(&self->a);
         (void)child_end(&self->b);
+        (void)child_end(&self->c);
         (void)child_stop_server(&self->server);
     }
     free(self->prompt);

@@ -27,12 +27,15 @@ struct replay {
     const char *path;
     const char *capacity;
     const char *bad_lines;
+    const char *share; /* NULL = not said */
     uint64_t engines;
     uint64_t bytes_per_token;
     uint64_t requests; /* 0 = all */
     uint64_t server_bytes;
     bool metadata_only;
     bool serve;
+    bool with_server;
+    bool with_peers; /* engines ask each other */
     bool parallel;
     bool progress;
 
@@ -43,6 +46,7 @@ struct replay {
     struct child server;
     struct child children[ENGINES_MAX];
     bool busy[ENGINES_MAX]; /* a DONE is still to come */
+    char peers[ENGINES_MAX][REPLAY_ADDRESS_ROOM]; /* where each is asked by the others */
     struct replay_report sum;
     struct replay_process processes[ENGINES_MAX + 1];
     uint32_t process_count;
@@ -64,6 +68,8 @@ static int replay_parse(struct replay *self, int argc, char **argv)
          &self->metadata_only, 0, 0},
         {"capacity", "WHAT", "of each own store: blocks=N, bytes=SIZE or unlimited", CLI_TEXT,
          &self->capacity, 0, 0},
+        {"share", "HOW", "how engines share: py_socket, tcp_remote, or both in this order (both)",
+         CLI_TEXT, &self->share, 0, 0},
         {"serve", NULL, "with one engine too: a 'kvlane serve' process behind it", CLI_FLAG,
          &self->serve, 0, 0},
         {"server-capacity", "SIZE", "of the server's store (2GiB)", CLI_BYTES, &self->server_bytes,
@@ -82,8 +88,9 @@ static int replay_parse(struct replay *self, int argc, char **argv)
             "Replays a request trace (JSON lines: timestamp, input_length, output_length, hash_ids "
             "of 512-token\nblocks) through engine processes: lookup, load of the prefix, recompute "
             "of the rest, save. A\nblock's bytes follow from its id and every byte that comes back "
-            "is checked. Without --config,\nmore than one engine share a 'kvlane serve' process on "
-            "loopback. Exit code 1: wrong bytes, or a\nprocess over its budget; 3: the trace.",
+            "is checked. Without --config,\nmore than one engine ask each other (py_socket), and "
+            "then a 'kvlane serve' process on loopback\n(tcp_remote). Exit code 1: wrong bytes, or "
+            "a process over its budget; 3: the trace.",
         .options = options,
         .option_count = sizeof(options) / sizeof(options[0]),
         .common = &self->common,
@@ -116,6 +123,22 @@ static int take_capacity(struct replay *self)
                   text);
         return CLI_USAGE;
     }
+    return CLI_GO;
+}
+
+static int take_share(struct replay *self)
+{
+    const bool both = self->share == NULL || strcmp(self->share, "both") == 0;
+    const bool peers = both || strcmp(self->share, "py_socket") == 0;
+    const bool server = both || strcmp(self->share, "tcp_remote") == 0;
+    const bool several = self->common.config == NULL && self->engines > 1;
+
+    if (!peers && !server) {
+        cli_error("replay: --share wants py_socket, tcp_remote or both, not '%s'", self->share);
+        return CLI_USAGE;
+    }
+    self->with_peers = several && peers;
+    self->with_server = (several && server) || self->serve;
     return CLI_GO;
 }
 
@@ -153,11 +176,14 @@ static int replay_settings(struct replay *self)
         cli_error("replay: --bad-lines wants skip or fatal, not '%s'", self->bad_lines);
         return CLI_USAGE;
     }
-    if (self->common.config != NULL && self->serve) {
-        cli_error("replay: --serve goes without --config");
+    if (self->common.config != NULL && (self->serve || self->share != NULL)) {
+        cli_error("replay: --serve and --share go without --config");
         return CLI_USAGE;
     }
-    r = take_capacity(self);
+    r = take_share(self);
+    if (r == CLI_GO) {
+        r = take_capacity(self);
+    }
     return r == CLI_GO && self->common.config != NULL ? capacity_overrides(self) : r;
 }
 
@@ -201,6 +227,12 @@ static int engine_ini(const struct replay *self, const char *address, char *ini_
                      "\nmax_chunks = %" PRIu64 "\n",
                      engine_budget(self), self->max_chunks);
 
+    /* Asked in this order. Only where it was asked for by name must py_socket be there. */
+    if (self->with_peers) {
+        n += snprintf(ini_out + n, size - (size_t)n,
+                      "[py_socket]\nrequired = %s\nbind = 127.0.0.1:0\n",
+                      self->share != NULL ? "yes" : "auto");
+    }
     if (address[0] != '\0') {
         n += snprintf(ini_out + n, size - (size_t)n,
                       "[tcp_remote]\nrole = client\nurl = %s\nput_to = yes\n", address);
@@ -230,27 +262,66 @@ static int engine_start_one(struct replay *self, uint32_t at, const char *addres
     return CLI_OK;
 }
 
+static int engine_await_ready(struct replay *self, uint32_t at, char *peer_address_out)
+{
+    struct replay_ready ready;
+    size_t size;
+
+    if (child_receive(self->children[at].fd, REPLAY_READY, &ready, sizeof(ready), &size) < 0 ||
+        size != sizeof(ready)) {
+        cli_error("replay: engine %u did not start", at);
+        return CLI_OS;
+    }
+    if (peer_address_out != NULL) {
+        (void)snprintf(peer_address_out, REPLAY_ADDRESS_ROOM, "%s", ready.peer_address);
+    }
+    return ready.exit_code;
+}
+
+/* Tells each engine where the others are. */
+static int engines_meet(struct replay *self)
+{
+    char list[ENGINES_MAX * REPLAY_ADDRESS_ROOM];
+    int r = CLI_OK;
+
+    if (self->peers[0][0] == '\0') {
+        printf("py_socket: not there (it needs libzmq), so the engines share by the server\n");
+        return CLI_OK;
+    }
+    for (uint32_t i = 0; r == CLI_OK && i < self->engines; i++) {
+        size_t length = 0;
+
+        for (uint32_t j = 0; j < self->engines; j++) {
+            if (j != i) {
+                length += (size_t)snprintf(list + length, sizeof(list) - length, "%s%s",
+                                           length > 0 ? "," : "", self->peers[j]);
+            }
+        }
+        if (child_send(self->children[i].fd, REPLAY_PEERS, list, length + 1) < 0) {
+            cli_error("replay: engine %u is gone", i);
+            return CLI_OS;
+        }
+        r = engine_await_ready(self, i, NULL);
+    }
+    return r;
+}
+
 static int engines_start(struct replay *self)
 {
     char address[256] = "";
     int r = CLI_OK;
 
-    if (self->common.config == NULL && (self->engines > 1 || self->serve)) {
+    if (self->with_server) {
         r = server_start(self, address, sizeof(address));
     }
     for (uint32_t i = 0; r == CLI_OK && i < self->engines; i++) {
         r = engine_start_one(self, i, address);
     }
     for (uint32_t i = 0; r == CLI_OK && i < self->engines; i++) {
-        struct replay_ready ready;
-        size_t size;
-
-        if (child_receive(self->children[i].fd, REPLAY_READY, &ready, sizeof(ready), &size) < 0 ||
-            size != sizeof(ready)) {
-            cli_error("replay: engine %u did not start", i);
-            return CLI_OS;
-        }
-        r = ready.exit_code;
+        r = engine_await_ready(self, i, self->peers[i]);
+    }
+    if (r == CLI_OK && self->with_peers) {
+        r = engines_meet(self);
     }
     return r;
 }
@@ -287,6 +358,7 @@ static int engine_report(struct replay *self, uint32_t at)
         replay_merge(&self->sum, report);
         (void)snprintf(process->name, sizeof(process->name), "engine %u", at);
         process->peak_rss = report->peak_rss;
+        process->peer_rss = report->peer_rss;
         process->budget = self->common.config == NULL ? engine_budget(self) : report->budget;
     }
     free(report);
@@ -379,6 +451,7 @@ static int replay_trace_file(struct replay *self)
 static int replay_verdict(struct replay *self, double seconds)
 {
     const struct replay_counts *counts = &self->sum.counts;
+    uint64_t hits = counts->hits_own + counts->hits_engine + counts->hits_remote;
     uint64_t errors = counts->wrong_blocks + counts->failed_ops;
     bool kept;
 
@@ -388,10 +461,11 @@ static int replay_verdict(struct replay *self, double seconds)
         printf("%-24s %12" PRIu64 "\n", "lines skipped", self->bad_line_count);
     }
     printf("replay: %s requests=%" PRIu64 " blocks=%" PRIu64 " hits=%" PRIu64 " own=%" PRIu64
-           " remote=%" PRIu64 " recompute=%" PRIu64 " lost=%" PRIu64 " errors=%" PRIu64 "\n",
-           errors == 0 && kept ? "ok" : "failed", counts->requests, counts->blocks,
-           counts->hits_own + counts->hits_remote, counts->hits_own, counts->hits_remote,
-           counts->blocks - counts->hits_own - counts->hits_remote, counts->lost, errors);
+           " engine=%" PRIu64 " remote=%" PRIu64 " recompute=%" PRIu64 " lost=%" PRIu64
+           " errors=%" PRIu64 "\n",
+           errors == 0 && kept ? "ok" : "failed", counts->requests, counts->blocks, hits,
+           counts->hits_own, counts->hits_engine, counts->hits_remote, counts->blocks - hits,
+           counts->lost, errors);
     if (counts->wrong_blocks != 0 || !kept) {
         return CLI_NO;
     }

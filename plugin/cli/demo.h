@@ -23,15 +23,23 @@
 /* Messages: INIT -> READY; RUN -> RAN; FLIP, FLIP_SEALED -> FLIPPED; the end of the socket ends the
  * engine. */
 #define DEMO_INIT 1u /* struct demo_init, then INI text with its terminator or nothing */
-#define DEMO_READY 2u /* int32_t exit code */
+#define DEMO_READY 2u /* struct demo_ready */
 #define DEMO_RUN 3u /* struct demo_run */
 #define DEMO_RAN 4u /* struct demo_ran */
 #define DEMO_FLIP 5u /* key: flip a bit in the own store's memory */
 #define DEMO_FLIP_SEALED 6u /* key: fetch the chunk, flip a bit, store it again */
 #define DEMO_FLIPPED 7u /* int32_t: 0 or a negative errno */
 
+#define DEMO_ADDRESS_ROOM 200
+
 struct demo_init {
     uint64_t arena_bytes;
+};
+
+struct demo_ready {
+    int32_t exit_code;
+    uint32_t reserved;
+    char peer_address[DEMO_ADDRESS_ROOM]; /* of py_socket; "" = there is none */
 };
 
 #define DEMO_USE (1u << 0) /* look up and load chunks first */
@@ -59,7 +67,7 @@ struct demo_ran {
     uint64_t lookup_ns;
     uint64_t load_ns;
     char path[32]; /* where the chunks came from: "cold", "local", an INI section */
-    char address[200]; /* of that path, when it has one */
+    char address[DEMO_ADDRESS_ROOM]; /* of that path, when it has one */
     uint64_t steps; /* digest of the logits of all decoded tokens */
     uint8_t tokens[DEMO_DECODE_MAX]; /* decoded */
     uint32_t logits[MODEL_VOCAB]; /* of the first token, the bits of each float */

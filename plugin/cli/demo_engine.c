@@ -404,10 +404,15 @@ static int engine_serve_runs(struct demo_engine *self)
 
 static int engine_run(struct demo_engine *self)
 {
-    int32_t ready = engine_begin(self);
+    struct demo_ready ready = {.exit_code = engine_begin(self)};
     int closed;
-    int r = child_send(self->fd, DEMO_READY, &ready, sizeof(ready)) < 0 ? CLI_OS : ready;
+    int r;
 
+    if (ready.exit_code == CLI_OK) {
+        engine_location_address(&self->engine, "py_socket", ready.peer_address,
+                                sizeof(ready.peer_address));
+    }
+    r = child_send(self->fd, DEMO_READY, &ready, sizeof(ready)) < 0 ? CLI_OS : ready.exit_code;
     if (r == CLI_OK) {
         r = engine_serve_runs(self);
     }

@@ -60,6 +60,7 @@ static int flip_at_server(struct demo *self, int32_t *status_out)
                                .log = self->common.log,
                                .timeout_ms = self->common.timeout_ms};
     struct child child = {0};
+    struct demo_ready ready;
     char ini[512];
     char key[DEMO_KEY_ROOM + 16];
     int ended;
@@ -70,7 +71,7 @@ static int flip_at_server(struct demo *self, int32_t *status_out)
                    "[tcp_remote]\nrole = client\nurl = %s\nput_to = yes\nchecksum = no\n",
                    self->address);
     flip_key(self, flip_chunk(self), SEALED_SUFFIX, key, sizeof(key));
-    r = demo_engine_begin(&child, &plain, ini, 0);
+    r = demo_engine_begin(&child, &plain, ini, 0, &ready);
     if (r == CLI_OK) {
         r = flip(&child, DEMO_FLIP_SEALED, key, status_out);
     }
@@ -78,10 +79,52 @@ static int flip_at_server(struct demo *self, int32_t *status_out)
     return r == CLI_OK ? ended : r;
 }
 
+/* An engine without chunks of its own loads the prompt and shows what it made of the damage. */
+static int flip_find(struct demo *self, const char *peer, const char *where)
+{
+    struct child child = {0};
+    struct demo_ready ready;
+    struct demo_ran ran;
+    int r = demo_engine_new(self, &child, peer, &ready);
+
+    if (r == CLI_OK) {
+        r = demo_engine_prompt(self, &child, 0, DEMO_USE, &ran);
+    }
+    if (r == CLI_OK) {
+        print_flip(self, where, &ran);
+    }
+    (void)child_end(&child);
+    return r;
+}
+
+static int flip_own_store(struct demo *self, const struct child *child)
+{
+    char key[DEMO_KEY_ROOM + 16];
+    int32_t status = 0;
+    int r;
+
+    flip_key(self, flip_chunk(self), "", key, sizeof(key));
+    r = flip(child, DEMO_FLIP, key, &status);
+    if (r == CLI_OK && status < 0) {
+        cli_error("demo: cannot reach a chunk in the own store: %s", strerror(-status));
+        r = CLI_PEER;
+    }
+    return r;
+}
+
+int demo_flip_peer(struct demo *self)
+{
+    int r;
+
+    if (self->peer[0] == '\0') {
+        return CLI_OK;
+    }
+    r = flip_own_store(self, &self->a);
+    return r == CLI_OK ? flip_find(self, self->peer, "py_socket, in the memory of A") : r;
+}
+
 int demo_flip_remote(struct demo *self)
 {
-    struct child c = {0};
-    struct demo_ran ran;
     int32_t status = 0;
     int r;
 
@@ -99,36 +142,20 @@ int demo_flip_remote(struct demo *self)
                self->remote);
         return CLI_OK;
     }
-    r = demo_engine_new(self, &c);
-    if (r == CLI_OK) {
-        r = demo_engine_prompt(self, &c, 0, DEMO_USE, &ran);
-    }
-    if (r == CLI_OK) {
-        print_flip(self, self->remote, &ran);
-    }
-    (void)child_end(&c);
-    return r;
+    return flip_find(self, "", self->remote);
 }
 
 /*
- * After the one at the server, so that no good copy is left and the chunk has to be computed. Where
- * that was not tried, the good copy there takes its place.
+ * After the others, so that no good copy is left and the chunk has to be computed. Where one of them
+ * was not tried, the good copy there takes its place.
  */
 int demo_flip_local(struct demo *self)
 {
     struct demo_ran ran;
-    char key[DEMO_KEY_ROOM + 16];
-    int32_t status = 0;
-    int r;
+    int r = flip_own_store(self, &self->b);
 
-    flip_key(self, flip_chunk(self), "", key, sizeof(key));
-    r = flip(&self->b, DEMO_FLIP, key, &status);
     if (r != CLI_OK) {
         return r;
-    }
-    if (status < 0) {
-        cli_error("demo: cannot reach a chunk in the own store: %s", strerror(-status));
-        return CLI_PEER;
     }
     r = demo_engine_prompt(self, &self->b, 0, DEMO_USE, &ran);
     if (r == CLI_OK) {

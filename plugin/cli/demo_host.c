@@ -8,13 +8,19 @@
 
 #define INI_MAX 65536u
 
-static const char engine_ini[] = "[kvlane]\n"
-                                 "log_level = warn\n"
-                                 "[tcp_remote]\n"
-                                 "role = client\n"
-                                 "url = lm://127.0.0.1:1\n" /* replaced by the server's */
-                                 "put_to = yes\n"
-                                 "checksum = yes\n";
+/* Backends are asked in the order of their sections: other engines, then the server. */
+#define PEER_INI                                                                                   \
+    "[kvlane]\n"                                                                                   \
+    "log_level = warn\n"                                                                           \
+    "[py_socket]\n"                                                                                \
+    "required = auto\n" /* without libzmq it is not built */                                       \
+    "bind = 127.0.0.1:0\n"                                                                         \
+    "peers = "
+static const char server_client_ini[] = "[tcp_remote]\n"
+                                        "role = client\n"
+                                        "url = lm://127.0.0.1:1\n" /* replaced by the server's */
+                                        "put_to = yes\n"
+                                        "checksum = yes\n";
 
 static const char server_ini[] = "[kvlane]\n"
                                  "log_level = warn\n"
@@ -40,7 +46,7 @@ static int demo_client_section(const struct demo *self, char *section_out, size_
         path = getenv("KVLANE_CONFIG");
     }
     if (path == NULL) {
-        (void)demo_config_client(engine_ini, section_out, size);
+        (void)demo_config_client(server_client_ini, section_out, size);
         return CLI_OK;
     }
     r = util_read_file(path, INI_MAX, &text, &length);
@@ -86,13 +92,12 @@ static uint64_t arena_bytes(const struct demo *self)
 }
 
 int demo_engine_begin(struct child *child, const struct cli_common *common, const char *ini,
-                      uint64_t arena)
+                      uint64_t arena, struct demo_ready *ready_out)
 {
     struct {
         struct demo_init init;
         char text[2048];
     } message = {.init = {.arena_bytes = arena}};
-    int32_t ready = CLI_OS;
     size_t size;
     int r = child_start(child, "demo-engine", common);
 
@@ -102,18 +107,28 @@ int demo_engine_begin(struct child *child, const struct cli_common *common, cons
     (void)snprintf(message.text, sizeof(message.text), "%s", ini);
     if (child_send(child->fd, DEMO_INIT, &message,
                    sizeof(message.init) + strlen(message.text) + 1) < 0 ||
-        child_receive(child->fd, DEMO_READY, &ready, sizeof(ready), &size) < 0) {
+        child_receive(child->fd, DEMO_READY, ready_out, sizeof(*ready_out), &size) < 0 ||
+        size != sizeof(*ready_out)) {
         cli_error("demo: an engine process is gone");
         return CLI_OS;
     }
-    return ready;
+    return ready_out->exit_code;
 }
 
-int demo_engine_new(const struct demo *self, struct child *child)
+bool demo_is_own_ini(const struct demo *self)
 {
-    bool own = self->common.config == NULL && getenv("KVLANE_CONFIG") == NULL;
+    return self->common.config == NULL && getenv("KVLANE_CONFIG") == NULL;
+}
 
-    return demo_engine_begin(child, &self->common, own ? engine_ini : "", arena_bytes(self));
+int demo_engine_new(const struct demo *self, struct child *child, const char *peer,
+                    struct demo_ready *ready_out)
+{
+    char ini[1024] = "";
+
+    if (demo_is_own_ini(self)) {
+        (void)snprintf(ini, sizeof(ini), PEER_INI "%s\n%s", peer, server_client_ini);
+    }
+    return demo_engine_begin(child, &self->common, ini, arena_bytes(self), ready_out);
 }
 
 int demo_engine_prompt(struct demo *self, const struct child *child, uint32_t prompt,

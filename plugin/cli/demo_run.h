@@ -31,14 +31,16 @@ struct demo {
 
     char set_url[320];
     struct child server;
-    struct child a;
-    struct child b;
+    struct child a; /* computes and saves */
+    struct child b; /* asks A, then the server */
+    struct child c; /* asks the server only; there when A can be asked */
+    char peer[DEMO_ADDRESS_ROOM]; /* where A can be asked, "" = it cannot */
     struct demo_prompt *prompt;
     struct demo_ran *reference; /* one per prompt: what A computed */
     struct demo_path paths[DEMO_PATHS_MAX]; /* [0] is "cold", [1] is "local" */
     uint32_t path_count;
-    char remote[32]; /* the path B took first, "" = none */
-    char address[200];
+    char remote[32]; /* the path that led to a server, "" = none */
+    char address[DEMO_ADDRESS_ROOM]; /* of that server */
     bool differs; /* something was not as it must be */
     struct progress bar;
     uint64_t steps_done;
@@ -47,12 +49,17 @@ struct demo {
 /** Starts a server when the engines' INI file has a client for it, and gives it to that client. */
 int demo_server_start(struct demo *self);
 
-/** Starts an engine process with that INI file. */
-int demo_engine_new(const struct demo *self, struct child *child);
+/** True when the engines run with the demo's own INI text. */
+bool demo_is_own_ini(const struct demo *self);
+
+/** Starts an engine process with that INI file. `peer`: in our own text, whom it asks before the
+ * server, "" = nobody. */
+int demo_engine_new(const struct demo *self, struct child *child, const char *peer,
+                    struct demo_ready *ready_out);
 
 /** Starts an engine process. `ini` "" = as the common options say; arena 0 = the plugin's own. */
 int demo_engine_begin(struct child *child, const struct cli_common *common, const char *ini,
-                      uint64_t arena);
+                      uint64_t arena, struct demo_ready *ready_out);
 
 /** Lets an engine answer a prompt; `flags` are those of struct demo_run. */
 int demo_engine_prompt(struct demo *self, const struct child *child, uint32_t prompt,
@@ -60,6 +67,10 @@ int demo_engine_prompt(struct demo *self, const struct child *child, uint32_t pr
 
 /** True when both computed the same bits and decoded the same tokens. */
 bool demo_same(const struct demo *self, const struct demo_ran *one, const struct demo_ran *two);
+
+/** Flips a bit in the memory of engine A, whose chunks others read without asking it to check them,
+ * and lets a new engine find out. */
+int demo_flip_peer(struct demo *self);
 
 /** Flips a bit at the server and lets a new engine C find out. */
 int demo_flip_remote(struct demo *self);

@@ -343,3 +343,18 @@ void engine_location_name(const struct engine *engine, uint32_t location, char *
         (void)snprintf(name_out, size, "location-%u", location);
     }
 }
+
+void engine_location_address(const struct engine *engine, const char *name, char *address_out,
+                             size_t size)
+{
+    struct kvl_health health = {.size = sizeof(health)};
+
+    *address_out = '\0';
+    for (uint32_t at = KVL_LOCATION_BACKEND; engine->ops.health(engine->instance, at, &health) == 0;
+         at++) {
+        if (strcmp(health.name, name) == 0) {
+            (void)snprintf(address_out, size, "%.*s", (int)sizeof(health.address), health.address);
+            return;
+        }
+    }
+}

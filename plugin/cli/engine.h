@@ -63,6 +63,10 @@ struct kvl_batch engine_batch(const struct engine *engine, const struct kvl_chun
 void engine_location_name(const struct engine *engine, uint32_t location, char *name_out,
                           size_t size);
 
+/** Address of the location with this name; "" when there is none, or it is not reachable. */
+void engine_location_address(const struct engine *engine, const char *name, char *address_out,
+                             size_t size);
+
 /** Exit code for a negative errno of an operation; prints what failed. */
 int engine_failed(const char *what, int r);
 

@@ -23,10 +23,17 @@
 #define WINDOW_BYTES (8ull << 20)
 #define DRAIN_MS 5000
 
+enum place {
+    PLACE_UNKNOWN,
+    PLACE_ENGINE,
+    PLACE_OTHER,
+};
+
 struct replay_engine {
     struct engine engine;
     struct cli_common common;
     int fd;
+    char *ini; /* NULL = as the common options say */
     uint64_t block_bytes;
     uint32_t window; /* blocks that are moved at a time */
     uint8_t *buffer; /* window * block_bytes */
@@ -34,6 +41,7 @@ struct replay_engine {
     char (*keys)[KEY_ROOM];
     int32_t *status;
     uint8_t *location;
+    uint8_t place[UINT8_MAX + 1]; /* enum place, per location */
     struct kvl_sg sg[WINDOW_CHUNKS];
     uint32_t sg_first[WINDOW_CHUNKS + 1];
     struct replay_report report;
@@ -102,6 +110,20 @@ static void request_name(struct replay_engine *self, const uint64_t *ids, uint32
     }
 }
 
+/* True for a section of py_socket: what is there lies in another engine. */
+static bool is_engine(struct replay_engine *self, uint8_t location)
+{
+    char name[64];
+
+    if (self->place[location] == PLACE_UNKNOWN) {
+        engine_location_name(&self->engine, location, name, sizeof(name));
+        self->place[location] =
+            strncmp(name, "py_socket", 9) == 0 && (name[9] == '\0' || name[9] == ':') ? PLACE_ENGINE
+                                                                                      : PLACE_OTHER;
+    }
+    return self->place[location] == PLACE_ENGINE;
+}
+
 /* @return blocks of the prefix that are somewhere. */
 static uint32_t request_lookup(struct replay_engine *self, uint32_t count)
 {
@@ -125,6 +147,8 @@ static uint32_t request_lookup(struct replay_engine *self, uint32_t count)
     for (uint32_t i = 0; i < result.matched; i++) {
         if (self->location[i] == KVL_LOCATION_LOCAL) {
             counts->hits_own++;
+        } else if (is_engine(self, self->location[i])) {
+            counts->hits_engine++;
         } else {
             counts->hits_remote++;
         }
@@ -162,7 +186,8 @@ static void check_loaded(struct replay_engine *self, uint64_t id, uint32_t at, u
     }
     counts->bytes_loaded += self->block_bytes;
     if (location != KVL_LOCATION_LOCAL) {
-        counts->bytes_remote += self->block_bytes;
+        *(is_engine(self, location) ? &counts->bytes_engine : &counts->bytes_remote) +=
+            self->block_bytes;
     }
 }
 
@@ -323,7 +348,13 @@ static int engine_begin(struct replay_engine *self)
     }
     ((char *)&message)[size] = '\0';
     self->block_bytes = message.init.block_bytes;
-    setup.config_text = size > sizeof(message.init) ? message.text : NULL;
+    if (size > sizeof(message.init)) {
+        self->ini = strdup(message.text);
+        if (self->ini == NULL) {
+            return CLI_OS;
+        }
+    }
+    setup.config_text = self->ini;
     ready.exit_code = engine_memory(self);
     if (ready.exit_code == CLI_OK) {
         ready.exit_code = engine_open(&self->engine, &setup);
@@ -331,10 +362,38 @@ static int engine_begin(struct replay_engine *self)
     if (ready.exit_code == CLI_OK) {
         ready.exit_code = engine_start(&self->engine);
     }
+    if (ready.exit_code == CLI_OK) {
+        engine_location_address(&self->engine, "py_socket", ready.peer_address,
+                                sizeof(ready.peer_address));
+    }
     if (child_send(self->fd, REPLAY_READY, &ready, sizeof(ready)) < 0) {
         return CLI_OS;
     }
     return ready.exit_code;
+}
+
+/* Whom to ask is known only when all engines are there: the others' addresses come after start. */
+static int engine_take_peers(struct replay_engine *self, const char *peers, size_t size)
+{
+    static const char option[] = "py_socket.peers=";
+    struct replay_ready ready = {.exit_code = CLI_OS};
+    struct engine_setup setup = {.common = &self->common, .config_text = self->ini};
+    const char *extra;
+    char *text;
+
+    if (size == 0 || peers[size - 1] != '\0') {
+        return -EPROTO;
+    }
+    text = malloc(sizeof(option) + size);
+    if (text != NULL) {
+        (void)snprintf(text, sizeof(option) + size, "%s%s", option, peers);
+        extra = text;
+        setup.extra = &extra;
+        setup.extra_count = 1;
+        ready.exit_code = engine_reload(&self->engine, &setup);
+    }
+    free(text);
+    return child_send(self->fd, REPLAY_READY, &ready, sizeof(ready));
 }
 
 static void take_budget(void *ctx, const char *name, uint64_t value)
@@ -346,38 +405,66 @@ static void take_budget(void *ctx, const char *name, uint64_t value)
     }
 }
 
-/* @return an exit code once the driver has sent FINISH or is gone. */
+/* Others map our memory as we do theirs: all have to be there until the last has told its peak. */
+static int engine_report(struct replay_engine *self, void **data, size_t *room)
+{
+    struct replay_report *report = &self->report;
+    uint32_t type;
+    size_t size;
+    int r;
+
+    (void)self->engine.ops.stats(self->engine.instance, take_budget, report);
+    report->peer_rss = util_peer_rss();
+    report->peak_rss = util_peak_rss(0);
+    report->peak_rss -= report->peer_rss < report->peak_rss ? report->peer_rss : 0;
+    r = child_send(self->fd, REPLAY_REPORT, report, sizeof(*report));
+    if (r == 0) {
+        r = child_receive_any(self->fd, &type, data, room, &size);
+    }
+    return r == -ECONNRESET ? 0 : -EPROTO;
+}
+
+/* One message. @return 1 after the last; 0; negative errno. */
+static int engine_handle(struct replay_engine *self, uint32_t type, void **data, size_t *room,
+                         size_t size)
+{
+    const struct replay_counts *counts = &self->report.counts;
+    struct replay_done done = {0};
+    int r;
+
+    switch (type) {
+    case REPLAY_PEERS:
+        return engine_take_peers(self, *data, size);
+    case REPLAY_REQUEST:
+        if (size / sizeof(uint64_t) > TRACE_IDS_MAX) {
+            return -EMSGSIZE;
+        }
+        replay_request(self, *data, (uint32_t)(size / sizeof(uint64_t)));
+        done.errors = counts->wrong_blocks + counts->failed_ops;
+        return child_send(self->fd, REPLAY_DONE, &done, sizeof(done));
+    case REPLAY_FINISH:
+        r = engine_report(self, data, room);
+        return r < 0 ? r : 1;
+    default:
+        return -EPROTO;
+    }
+}
+
 static int engine_serve_requests(struct replay_engine *self)
 {
     void *data = NULL;
     size_t room = 0;
     size_t size = 0;
-    uint32_t type;
-    int r;
+    uint32_t type = 0;
+    int r = 0;
 
-    for (;;) {
+    while (r == 0) {
         r = child_receive_any(self->fd, &type, &data, &room, &size);
-        if (r < 0 || type != REPLAY_REQUEST || size / sizeof(uint64_t) > TRACE_IDS_MAX) {
-            break;
-        }
-        replay_request(self, data, (uint32_t)(size / sizeof(uint64_t)));
-        {
-            const struct replay_counts *counts = &self->report.counts;
-            struct replay_done done = {.errors = counts->wrong_blocks + counts->failed_ops};
-
-            r = child_send(self->fd, REPLAY_DONE, &done, sizeof(done));
-            if (r < 0) {
-                break;
-            }
+        if (r == 0) {
+            r = engine_handle(self, type, &data, &room, size);
         }
     }
     free(data);
-    if (r < 0 || type != REPLAY_FINISH) {
-        return CLI_OS;
-    }
-    (void)self->engine.ops.stats(self->engine.instance, take_budget, &self->report);
-    self->report.peak_rss = util_peak_rss(0);
-    r = child_send(self->fd, REPLAY_REPORT, &self->report, sizeof(self->report));
     return r < 0 ? CLI_OS : CLI_OK;
 }
 
@@ -415,6 +502,7 @@ int cmd_replay_engine(int argc, char **argv)
         }
         (void)engine_close(&self->engine, DRAIN_MS);
     }
+    free(self->ini);
     free(self->buffer);
     free(self->chunks);
     free(self->keys);

@@ -12,12 +12,14 @@ void replay_merge(struct replay_report *sum, const struct replay_report *one)
     to->requests += from->requests;
     to->blocks += from->blocks;
     to->hits_own += from->hits_own;
+    to->hits_engine += from->hits_engine;
     to->hits_remote += from->hits_remote;
     to->lost += from->lost;
     to->saved += from->saved;
     to->not_saved += from->not_saved;
     to->bytes_loaded += from->bytes_loaded;
     to->bytes_saved += from->bytes_saved;
+    to->bytes_engine += from->bytes_engine;
     to->bytes_remote += from->bytes_remote;
     to->load_ns += from->load_ns;
     to->save_ns += from->save_ns;
@@ -48,19 +50,23 @@ static void print_latency(const char *name, const struct hist *hist)
 void replay_print(const struct replay_report *sum, bool metadata_only, double seconds)
 {
     const struct replay_counts *counts = &sum->counts;
-    uint64_t hits = counts->hits_own + counts->hits_remote;
+    uint64_t elsewhere = counts->hits_engine + counts->hits_remote;
+    uint64_t hits = counts->hits_own + elsewhere;
 
     printf("%-24s %12" PRIu64 "  %6.2f s\n", "requests", counts->requests, seconds);
     printf("%-24s %12" PRIu64 "\n", "blocks looked up", counts->blocks);
     print_share("prefix hits", hits, counts->blocks);
     print_share("  own store", counts->hits_own, counts->blocks);
-    print_share("  remote", counts->hits_remote, counts->blocks);
+    print_share("  another engine", counts->hits_engine, counts->blocks);
+    print_share("  server", counts->hits_remote, counts->blocks);
     print_share("recompute", counts->blocks - hits, counts->blocks);
-    print_share("hits only elsewhere", counts->hits_remote, hits);
+    print_share("hits only elsewhere", elsewhere, hits);
+    print_share("  in another engine", counts->hits_engine, hits);
     if (!metadata_only) {
         printf("%-24s %12" PRIu64 "\n", "found but not loaded", counts->lost);
         print_moved("bytes loaded", counts->bytes_loaded, counts->load_ns);
-        printf("%-24s %12" PRIu64 "\n", "  from remote", counts->bytes_remote);
+        printf("%-24s %12" PRIu64 "\n", "  from other engines", counts->bytes_engine);
+        printf("%-24s %12" PRIu64 "\n", "  from the server", counts->bytes_remote);
         print_moved("bytes saved", counts->bytes_saved, counts->save_ns);
     }
     printf("%-24s %12" PRIu64 "\n", "blocks not stored", counts->not_saved);
@@ -83,11 +89,15 @@ bool replay_print_memory(const struct replay_process *processes, uint32_t count)
         kept = kept && within;
         (void)util_bytes_text(one->budget, budget, sizeof(budget));
         (void)util_bytes_text(one->peak_rss, peak, sizeof(peak));
-        printf("memory of %-14s peak %12s   budget %12s   %s\n", one->name, peak,
+        printf("memory of %-14s peak %12s   budget %12s   %s", one->name, peak,
                one->budget == 0 ? "?" : budget,
                one->budget == 0 ? "budget not known"
                : within         ? "within budget + 32 MiB"
                                 : "OVER budget + 32 MiB");
+        if (one->peer_rss != 0) {
+            printf("; maps %s of others", util_bytes_text(one->peer_rss, peak, sizeof(peak)));
+        }
+        printf("\n");
     }
     return kept;
 }

@@ -132,6 +132,32 @@ uint64_t util_peak_rss(int pid)
     return kib * 1024;
 }
 
+uint64_t util_peer_rss(void)
+{
+    FILE *file = fopen("/proc/self/smaps", "re");
+    bool theirs = false;
+    uint64_t kib = 0;
+    char line[512];
+
+    if (file == NULL) {
+        return 0;
+    }
+    while (fgets(line, sizeof(line), file) != NULL) {
+        const char *space = strchr(line, ' ');
+
+        /* "7f00-7f01 r--s ..." begins a mapping, "Rss:  4 kB" tells of it */
+        if (space != NULL && strncmp(space, " r--s ", 6) == 0) {
+            theirs = strstr(space, " /memfd:") != NULL;
+        } else if (space != NULL && memchr(line, '-', (size_t)(space - line)) != NULL) {
+            theirs = false;
+        } else if (theirs && strncmp(line, "Rss:", 4) == 0) {
+            kib += strtoull(line + 4, NULL, 10);
+        }
+    }
+    (void)fclose(file);
+    return kib * 1024;
+}
+
 const char *util_bytes_text(uint64_t bytes, char *out, size_t size)
 {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};

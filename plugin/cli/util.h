@@ -26,6 +26,9 @@ int util_write_all(int fd, const void *data, size_t size);
 /** Peak resident memory of a process in bytes, 0 when not known. pid 0 = this one. */
 uint64_t util_peak_rss(int pid);
 
+/** Resident memory of this process that belongs to others: it may read it and not write to it. */
+uint64_t util_peer_rss(void);
+
 /** "12.3 MiB". Returns `out`. */
 const char *util_bytes_text(uint64_t bytes, char *out, size_t size);
 

@@ -5,7 +5,7 @@
 #   include/kvlane/    other contracts
 #   plugin/            contracts, plugin/ but not plugin/cli/, inih, xxhash
 #   plugin/cli/        contracts, plugin/cli/: it reaches the core through dlopen like any engine
-#   backends/common/   contracts, backends/common/
+#   backends/common/   contracts, backends/common/, the header-only packer of msgpack-c
 #   backends/<x>/      contracts, backends/common/, its own folder, its own library
 set -eu
 cd "$1"
@@ -71,7 +71,7 @@ for folder in backends/*/; do
     case $folder in
         backends/common)
             local_from "$folder" "$folder"
-            system_without "$folder" "$ini|$heavy"
+            system_without "$folder" "$ini|^msgpack\.h$|^(zmq|cuda|microhttpd|sodium|openssl)"
             ;;
         *)
             local_from "$folder" "$folder" backends/common

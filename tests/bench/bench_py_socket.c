@@ -27,7 +27,7 @@
 #define SCATTER_MAX 64u
 #define CASES 80u
 
-enum way { WAY_MEMCPY, WAY_RAW_READ, WAY_RAW_WRITE, WAY_READ, WAY_WRITE, WAY_SEND };
+enum way { WAY_MEMCPY, WAY_RAW_READ, WAY_RAW_WRITE, WAY_READ, WAY_WRITE };
 
 struct load {
     enum way way;
@@ -97,9 +97,7 @@ static uint64_t begin(struct load *load)
     struct kvl_span spans[SCATTER_MAX];
     uint64_t indexes[SCATTER_MAX];
     uint64_t op = 0;
-    uint32_t kind = load->way == WAY_READ    ? KVL_TRANSFER_READ
-                    : load->way == WAY_WRITE ? KVL_TRANSFER_WRITE
-                                             : KVL_TRANSFER_SEND;
+    uint32_t kind = load->way == WAY_READ ? KVL_TRANSFER_READ : KVL_TRANSFER_WRITE;
     int r;
 
     (void)ps_raw_pieces(load->peer->buffer, RIG_BYTES, &load->at, load->length, load->pieces, iov);
@@ -193,9 +191,8 @@ static uint16_t raw_spawn(pid_t *pid_out)
     return (uint16_t)atoi(text);
 }
 
-/* ---- receiving what is sent ---- */
+/* ---- time ---- */
 
-/* SENDs meet RECVs of the peer, which its process posts by this order. */
 static double now_s(void)
 {
     struct timespec now;

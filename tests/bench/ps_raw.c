@@ -123,8 +123,11 @@ void ps_raw_serve(int listen_fd, uint8_t *memory, uint64_t bytes)
         }
         *server = (struct raw_server){.memory = memory, .bytes = bytes};
         server->fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
+        if (server->fd < 0) {
+            raw_die();
+        }
         (void)setsockopt(server->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-        if (server->fd < 0 || pthread_create(&thread, NULL, raw_serve_one, server) != 0) {
+        if (pthread_create(&thread, NULL, raw_serve_one, server) != 0) {
             raw_die();
         }
         (void)pthread_detach(thread);

@@ -637,6 +637,28 @@ static int fake_store_export(const struct kvl_host *host, struct kvl_store_expor
     return -ENOTSUP;
 }
 
+static int fake_push(const struct kvl_host *host, const char *peer_url, const struct kvl_key *keys,
+                     uint32_t count, uint64_t deadline_ms, uint32_t *pushed_out)
+{
+    (void)host;
+    (void)peer_url;
+    (void)keys;
+    (void)count;
+    (void)deadline_ms;
+    (void)pushed_out;
+    return -ENOTSUP;
+}
+
+/* There is nobody beside the backend under test. */
+static int fake_health(const struct kvl_host *host, uint32_t location,
+                       struct kvl_health *health_out)
+{
+    (void)host;
+    (void)location;
+    (void)health_out;
+    return -EINVAL;
+}
+
 static int fake_locate(const struct kvl_host *host, const struct kvl_chunk_id *ids, uint32_t count,
                        uint64_t deadline_ms, kvl_locate_fn fn, void *ctx)
 {
@@ -705,7 +727,9 @@ static void fake_fill_table(struct fake_host *fake)
         .store_events = fake_store_events,
         .store_events_wake = fake_store_events_wake,
         .store_export = fake_store_export,
+        .health = fake_health,
         .locate = fake_locate,
+        .push = fake_push,
     };
 }
 

@@ -231,12 +231,21 @@ static void test_pin_stops_at_the_budget(void **state)
 
 static void test_what_is_not_offered_says_so(void **state)
 {
-    static const enum controller_type calls[] = {
-        CONTROLLER_COMPRESS_WORKER, CONTROLLER_DECOMPRESS_WORKER, CONTROLLER_MOVE_WORKER};
+    static const enum controller_type calls[] = {CONTROLLER_COMPRESS_WORKER,
+                                                 CONTROLLER_DECOMPRESS_WORKER};
     struct controller_msg answer;
 
     (void)state;
     start();
+    answer = ask_for(CONTROLLER_MOVE_WORKER, "LocalDiskBackend");
+    expect_error(&answer, "Worker error: there is no location 'LocalDiskBackend'");
+    answer = ask_for(CONTROLLER_MOVE_WORKER, "LocalCPUBackend"); /* there is nothing to move */
+    assert_int_equal(answer.type, CONTROLLER_MOVE_WORKER_RET);
+    assert_int_equal(answer.number, 0);
+    put_chain();
+    answer = ask_for(CONTROLLER_MOVE_WORKER, "LocalCPUBackend");
+    expect_error(&answer, "Worker error: cannot move: this worker or the target has no peer");
+    assert_int_equal(fake_host_stored(rig->fake), 3);
     for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
         answer = ask_for(calls[i], "LocalCPUBackend");
         expect_error(&answer, "Worker error: this worker ");
@@ -245,7 +254,7 @@ static void test_what_is_not_offered_says_so(void **state)
     expect_error(&answer, "Unknown message: CheckFinishWorkerMsg");
     answer = ask_for(CONTROLLER_SYNC_END, "");
     expect_error(&answer, "Unknown message: FullSyncEndMsg");
-    assert_int_equal(rig_stat(rig, "control_calls_refused"), 5);
+    assert_int_equal(rig_stat(rig, "control_calls_refused"), 6);
 }
 
 static void test_garbage_is_answered(void **state)

@@ -357,6 +357,7 @@ static void test_nobody_is_asked_who_is_not_there(void **state)
     (void)state;
     scripted_set_mood(peer, SCRIPTED_SILENT);
     start_with(0);
+    RIG_WAIT(rig_stat(rig, "questions_failed") > 0);
     assert_int_equal(locate(0, KVL_NEVER, &located), -ENOTCONN);
     assert_int_equal(located.called, 0);
 }

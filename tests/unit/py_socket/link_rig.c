@@ -82,8 +82,8 @@ void rig_unlink(struct rig *rig)
     py_socket_link_close(rig->link);
     rig->link = NULL;
     assert_true(rig_now() - begun < 1000);
-    assert_int_equal(rig->counters.channels, 0);
-    assert_int_equal(rig->counters.peers, 0);
+    assert_int_equal(rig->counters.channels_now, 0);
+    assert_int_equal(rig->counters.peers_now, 0);
     assert_int_equal(atomic_load(&rig->ups), atomic_load(&rig->gones));
 }
 

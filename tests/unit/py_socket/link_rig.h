@@ -69,7 +69,7 @@ void raw_end(void);
 /** Sends one frame; receives one into a buffer of that size. @return its length. */
 void raw_send(void *socket, const void *bytes, size_t length);
 size_t raw_recv(void *socket, void *bytes_out, size_t room);
-/** Sends bytes to a link and decodes what it answers. The text of `msg` lives until the next ask. */
+/** Sends bytes to a link and decodes what it answers. Text of `msg` lives until the next ask. */
 void raw_ask(void *req, const void *bytes, size_t length, struct py_socket_msg *msg_out);
 /** An init request of that name, as a kvlane peer of that incarnation or, with 0, a Python one. */
 void raw_hello(void *req, const char *name, uint64_t incarnation, struct py_socket_msg *msg_out);

@@ -111,6 +111,41 @@ static void test_both_keep_valid_tokens_when_one_forgets(void **state)
     }
 }
 
+/* One side of two that call each other at the same moment. */
+static void test_token_of_an_answer_wins(void **state)
+{
+    struct py_socket_peers *peers;
+    struct py_socket_offer offer = raw_offer(7);
+    struct py_socket_hello called = {.id = "a:1", .url = "a:1", .version = 1, .offer = &offer};
+    struct py_socket_hello answered = called;
+    uint8_t own[PY_SOCKET_TOKEN] = "ours";
+    uint8_t token[PY_SOCKET_TOKEN];
+    struct py_socket_learned first;
+    struct py_socket_learned again;
+
+    (void)state;
+    assert_int_equal(py_socket_peers_create(4, &peers), 0);
+    memset(offer.token, 'c', sizeof(offer.token));
+    assert_int_equal(py_socket_peers_learn(peers, &called, &first), 0);
+    assert_false(py_socket_peers_is_settled(peers, first.peer)); /* our answer may be on its way */
+
+    answered.token = own;
+    memset(offer.token, 'a', sizeof(offer.token));
+    assert_int_equal(py_socket_peers_learn(peers, &answered, &again), 0);
+    assert_ptr_equal(again.peer, first.peer);
+    assert_true(py_socket_peers_is_settled(peers, first.peer));
+    py_socket_peer_release(again.peer);
+
+    memset(offer.token, 'd', sizeof(offer.token));
+    assert_int_equal(py_socket_peers_learn(peers, &called, &again), 0);
+    py_socket_peers_token(peers, first.peer, token);
+    assert_int_equal(token[0], 'a');
+    assert_false(py_socket_peers_is_settled(peers, first.peer)); /* it may have forgotten us */
+    py_socket_peer_release(again.peer);
+    py_socket_peer_release(first.peer);
+    py_socket_peers_destroy(peers);
+}
+
 static void test_side_message(void **state)
 {
     struct py_socket_call call = {
@@ -141,7 +176,7 @@ static void test_side_message_before_any_handshake(void **state)
     (void)state;
     assert_int_equal(py_socket_link_call_wait(initiator.link, &call, reply), 0);
     assert_string_equal(reply, "127.0.0.1:7777");
-    assert_int_equal(target.counters.peers, 0);
+    assert_int_equal(target.counters.peers_now, 0);
 }
 
 static void test_forms_of_a_url(void **state)
@@ -171,7 +206,7 @@ static void test_a_link_without_url_initiates(void **state)
     rig_link(&initiator, NULL, NULL, 0);
     assert_string_equal(py_socket_link_url(initiator.link), "");
     assert_int_equal(rig_shake(&initiator, py_socket_link_url(target.link), 5000), 0);
-    assert_int_equal(target.counters.peers, 1);
+    assert_int_equal(target.counters.peers_now, 1);
     peer =
         py_socket_peers_find(py_socket_link_peers(initiator.link), py_socket_link_url(target.link));
     assert_non_null(peer);
@@ -219,7 +254,7 @@ static void test_forgotten_peer_does_the_handshake_again(void **state)
     assert_null(py_socket_peers_find(py_socket_link_peers(initiator.link), url));
     assert_int_equal(rig_shake(&initiator, url, 5000), 0);
     assert_int_equal(target.counters.handshakes_in, 2);
-    assert_int_equal(target.counters.peers, 1); /* the same incarnation of us */
+    assert_int_equal(target.counters.peers_now, 1); /* the same incarnation of us */
     assert_int_equal(target.gones, 0);
 }
 
@@ -240,7 +275,7 @@ static void test_restarted_peer_replaces_itself(void **state)
     assert_int_equal(target.last_gone, -ESTALE);
     assert_true(target.last_gone_incarnation == old);
     assert_int_equal(target.ups, 2);
-    assert_int_equal(target.counters.peers, 1);
+    assert_int_equal(target.counters.peers_now, 1);
     assert_int_equal(target.counters.peers_replaced, 1);
 }
 
@@ -259,7 +294,7 @@ static void test_fingerprints_must_not_differ(void **state)
     assert_int_equal(rig_shake(&initiator, py_socket_link_url(target.link), 5000), -EPROTO);
     assert_int_equal(initiator.counters.handshakes_out_refused, 1);
     assert_int_equal(target.counters.handshakes_in_refused, 1);
-    assert_int_equal(target.counters.peers, 0);
+    assert_int_equal(target.counters.peers_now, 0);
 
     rig_close(&initiator);
     rig_open(&initiator, NULL); /* any */
@@ -330,6 +365,48 @@ static void test_async_both_sides_by_their_descriptors(void **state)
     assert_int_equal(py_socket_link_call(initiator.link, &call, on_end, &ended, NULL, NULL),
                      -EALREADY);
     assert_int_equal(ended.count, 1);
+}
+
+/* What the target shows on a data connection must be known after the first of two answers. */
+static void on_end_token_is_known(void *ctx, int status, const char *side_reply)
+{
+    const char *own = py_socket_link_url(initiator.link);
+    struct py_socket_peer *here = py_socket_peers_find(py_socket_link_peers(target.link), own);
+    struct py_socket_peer *there;
+    uint8_t token[PY_SOCKET_TOKEN];
+
+    assert_non_null(here);
+    py_socket_peers_token(py_socket_link_peers(target.link), here, token);
+    there = py_socket_peers_find_token(py_socket_link_peers(initiator.link), token);
+    assert_non_null(there);
+    py_socket_peer_release(there);
+    py_socket_peer_release(here);
+    on_end(ctx, status, side_reply);
+}
+
+static void test_async_calls_at_once_give_one_token(void **state)
+{
+    struct py_socket_call call = {.what = PY_SOCKET_CALL_INIT,
+                                  .url = py_socket_link_url(target.link)};
+    struct ended ended = {0};
+
+    (void)state;
+    make_async(&initiator);
+    for (uint32_t round = 1; round <= 20; round++) { /* which answer comes first is chance */
+        struct py_socket_peer *peer;
+
+        for (int i = 0; i < 2; i++) {
+            assert_int_equal(py_socket_link_call(initiator.link, &call, on_end_token_is_known,
+                                                 &ended, NULL, NULL),
+                             0);
+        }
+        rig_wait(&initiator, &initiator.counters.handshakes_out, 2 * (uint64_t)round);
+        assert_int_equal(ended.count, 2 * round);
+        assert_int_equal(ended.status, 0);
+        peer = py_socket_peers_find(py_socket_link_peers(initiator.link), call.url);
+        py_socket_link_forget(initiator.link, peer);
+        py_socket_peer_release(peer);
+    }
 }
 
 static void test_async_deadline_makes_the_descriptor_readable(void **state)
@@ -408,7 +485,7 @@ static void test_python_peer_is_answered_as_python_does(void **state)
     raw_send(req, bytes, out.length);
     assert_int_equal(raw_recv(req, answer, sizeof(answer)), sizeof(wanted) - 1);
     assert_memory_equal(answer, wanted, sizeof(wanted) - 1);
-    assert_int_equal(target.counters.peers, 1);
+    assert_int_equal(target.counters.peers_now, 1);
     raw_close(req);
 }
 
@@ -423,14 +500,14 @@ static void test_replaced_by_another_kind(void **state)
     assert_true(raw_text_is(&msg.text, "ok"));
     assert_int_equal(msg.offer.version, 1);
     raw_hello(req, "tcp://127.0.0.1:5555", 11, &msg); /* the same one */
-    assert_int_equal(target.counters.peers, 1);
+    assert_int_equal(target.counters.peers_now, 1);
     raw_hello(req, "5555", 12, &msg);
     assert_int_equal(target.counters.peers_replaced, 1);
     assert_true(target.last_gone_incarnation == 11);
     raw_hello(req, "127.0.0.1:5555", 0, &msg);
     assert_int_equal(msg.offer.version, 0);
     assert_int_equal(target.counters.peers_replaced, 2);
-    assert_int_equal(target.counters.peers, 1);
+    assert_int_equal(target.counters.peers_now, 1);
     raw_close(req);
 }
 
@@ -605,7 +682,7 @@ static void test_refusal_ends_the_call(void **state)
     now.url = url;
     make_async(&initiator);
     assert_int_equal(py_socket_link_call(initiator.link, &now, on_end, &ended, NULL, NULL), 0);
-    rig_wait(&initiator, &initiator.counters.channels, 1);
+    rig_wait(&initiator, &initiator.counters.channels_now, 1);
     while (zmq_recv(rep, bytes, sizeof(bytes), ZMQ_DONTWAIT) < 0) {
         py_socket_link_poll(initiator.link);
     }
@@ -839,6 +916,7 @@ int main(int argc, char **argv)
         TEST(test_both_sides_know_each_other),
         TEST(test_known_peer_is_cheap),
         TEST(test_both_keep_valid_tokens_when_one_forgets),
+        TEST(test_token_of_an_answer_wins),
         TEST(test_side_message),
         TEST(test_side_message_before_any_handshake),
         TEST(test_forms_of_a_url),
@@ -849,6 +927,7 @@ int main(int argc, char **argv)
         TEST(test_fingerprints_must_not_differ),
         TEST(test_with_itself),
         TEST(test_async_both_sides_by_their_descriptors),
+        TEST(test_async_calls_at_once_give_one_token),
         TEST(test_async_deadline_makes_the_descriptor_readable),
         TEST(test_async_blocking_call_drives_itself),
         TEST(test_async_blocking_calls_of_several_threads),

@@ -26,7 +26,9 @@ struct holder {
 };
 
 static struct rig rig;
+/* The thread of the socket writes it. */
 static struct holder holder;
+static pthread_mutex_t holder_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct py_socket_lookup *server;
 static struct py_socket_lookup *client;
 
@@ -46,19 +48,47 @@ static void holder_take(const struct py_socket_peer *peer, const struct py_socke
 
 static int holder_get(void *ctx, struct py_socket_peer *peer, const struct py_socket_chunks *chunks)
 {
+    int answer;
+
     (void)ctx;
     assert_null(chunks->offsets);
+    pthread_mutex_lock(&holder_lock);
     holder_take(peer, chunks);
     holder.gets++;
-    return holder.answer;
+    answer = holder.answer;
+    pthread_mutex_unlock(&holder_lock);
+    return answer;
 }
 
 static int holder_put(void *ctx, struct py_socket_peer *peer, const struct py_socket_chunks *chunks)
 {
+    int answer;
+
     (void)ctx;
+    pthread_mutex_lock(&holder_lock);
     holder_take(peer, chunks);
     holder.puts++;
-    return holder.answer;
+    answer = holder.answer;
+    pthread_mutex_unlock(&holder_lock);
+    return answer;
+}
+
+/* What it saw up to now. */
+static struct holder seen(void)
+{
+    struct holder copy;
+
+    pthread_mutex_lock(&holder_lock);
+    copy = holder;
+    pthread_mutex_unlock(&holder_lock);
+    return copy;
+}
+
+static void answer_with(int answer)
+{
+    pthread_mutex_lock(&holder_lock);
+    holder.answer = answer;
+    pthread_mutex_unlock(&holder_lock);
 }
 
 static const struct py_socket_chunks_ops holder_ops = {.get = holder_get, .put = holder_put};
@@ -144,18 +174,18 @@ static void test_get(void **state)
 
     (void)state;
     be_known("10.0.0.1:5555");
-    holder.answer = 2;
+    answer_with(2);
     ask.chunks.offsets = NULL;
     assert_int_equal(py_socket_lookup_get(client, &ask, &hits), 0);
     assert_int_equal(hits, 2);
-    assert_string_equal(holder.peer, "10.0.0.1:5555");
-    assert_string_equal(holder.first_key, "first");
-    assert_true(holder.last_index == 600);
-    assert_int_equal(holder.count, 3);
-    holder.answer = 0;
+    assert_string_equal(seen().peer, "10.0.0.1:5555");
+    assert_string_equal(seen().first_key, "first");
+    assert_true(seen().last_index == 600);
+    assert_int_equal(seen().count, 3);
+    answer_with(0);
     assert_int_equal(py_socket_lookup_get(client, &ask, &hits), 0);
     assert_int_equal(hits, 0);
-    assert_int_equal(holder.gets, 2);
+    assert_int_equal(seen().gets, 2);
     assert_int_equal(rig.counters.lookups_in, 2);
     assert_int_equal(rig.counters.lookups_out, 2);
     assert_int_equal(rig.counters.lookups_out_failed, 0);
@@ -168,11 +198,11 @@ static void test_put(void **state)
 
     (void)state;
     be_known("10.0.0.1:5555");
-    holder.answer = 3;
+    answer_with(3);
     assert_int_equal(py_socket_lookup_put(client, &ask, &taken), 0);
     assert_int_equal(taken, 3);
-    assert_true(holder.last_offset == 100);
-    holder.answer = -EIO;
+    assert_true(seen().last_offset == 100);
+    answer_with(-EIO);
     assert_int_equal(py_socket_lookup_put(client, &ask, &taken), 0);
     assert_int_equal(taken, 0); /* any error */
     ask.chunks.offsets = NULL;
@@ -186,13 +216,13 @@ static void test_failures_have_codes(void **state)
 
     (void)state;
     assert_int_equal(py_socket_lookup_get(client, &ask, &hits), -ENOTCONN);
-    assert_int_equal(holder.gets, 0);
+    assert_int_equal(seen().gets, 0);
     assert_int_equal(py_socket_lookup_put(client, &ask, &hits), 0);
     assert_int_equal(hits, 0); /* a put has no way to say it */
-    assert_int_equal(holder.puts, 0);
+    assert_int_equal(seen().puts, 0);
     hits = 77;
     be_known("10.0.0.1:5555");
-    holder.answer = -ENOTSUP;
+    answer_with(-ENOTSUP);
     assert_int_equal(py_socket_lookup_get(client, &ask, &hits), -EREMOTEIO);
     assert_int_equal(hits, 77);
     ask.lookup_url = "nowhere";
@@ -209,7 +239,7 @@ static void test_no_keys(void **state)
     ask.chunks = (struct py_socket_chunks){0};
     assert_int_equal(py_socket_lookup_get(client, &ask, &hits), 0);
     assert_int_equal(hits, 0);
-    assert_int_equal(holder.count, 0);
+    assert_int_equal(seen().count, 0);
 }
 
 static void test_most_keys(void **state)
@@ -227,10 +257,10 @@ static void test_most_keys(void **state)
     }
     ask.chunks =
         (struct py_socket_chunks){.keys = many, .mem_indexes = pages, .count = PY_SOCKET_LIST_MAX};
-    holder.answer = PY_SOCKET_LIST_MAX;
+    answer_with(PY_SOCKET_LIST_MAX);
     assert_int_equal(py_socket_lookup_get(client, &ask, &hits), 0);
     assert_int_equal(hits, PY_SOCKET_LIST_MAX);
-    assert_true(holder.last_index == PY_SOCKET_LIST_MAX - 1);
+    assert_true(seen().last_index == PY_SOCKET_LIST_MAX - 1);
     ask.chunks.count++;
     assert_int_equal(py_socket_lookup_get(client, &ask, &hits), -EMSGSIZE);
 }
@@ -285,7 +315,7 @@ static void test_lists_of_different_lengths(void **state)
     raw_ask(req, bytes, sizeof(bytes) - 1, &msg);
     assert_int_equal(msg.type, PY_SOCKET_P2P_ERROR);
     assert_int_equal(msg.number, PY_SOCKET_ERROR_SERVER);
-    assert_int_equal(holder.gets, 0);
+    assert_int_equal(seen().gets, 0);
     raw_close(req);
 }
 
@@ -446,7 +476,7 @@ static void test_several_threads_take_turns(void **state)
 
     (void)state;
     be_known("10.0.0.1:5555");
-    holder.answer = 1;
+    answer_with(1);
     for (int i = 0; i < 4; i++) {
         assert_int_equal(pthread_create(&threads[i], NULL, ask_server, NULL), 0);
     }
@@ -456,7 +486,7 @@ static void test_several_threads_take_turns(void **state)
         pthread_join(threads[i], &failed);
         assert_null(failed);
     }
-    assert_int_equal(holder.gets, 200);
+    assert_int_equal(seen().gets, 200);
 }
 
 static void test_a_taken_port_is_named(void **state)

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "peer_rig.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,9 +14,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "py_socket_data.h"
+
 #define WAIT_MS 20000u
 
 const char *const rig_tcp[] = {"shm", "no", NULL};
+const char *const rig_remote[] = {"allow_remote", "yes", NULL};
 
 static void rig_die(const char *what, int code)
 {
@@ -72,6 +77,7 @@ void rig_start(struct rig_peer *peer, const struct rig_setup *setup)
         r = desc->ops->start(peer->self, &err);
     }
     if (r == 0) {
+        py_socket_data_of(peer->self)->serve = setup->serve;
         r = rig_ops()->open(peer->self, &params, &peer->channel, &err);
     }
     if (r < 0) {
@@ -304,6 +310,13 @@ int rig_child_main(int argc, char **argv)
     }
     setup.pairs = strcmp(argv[2], "tcp") == 0 ? rig_tcp : NULL;
     setup.url = argv[3];
+    if (strcmp(argv[2], "net") == 0) {
+        setup.pairs = rig_remote;
+        setup.url = strchr(argv[3], ',') + 1;
+        if (setns(atoi(argv[3]), CLONE_NEWNET) < 0) {
+            rig_die("setns", -errno);
+        }
+    }
     in = atoi(argv[4]);
     out = atoi(argv[5]);
     rig_start(&peer, &setup);
@@ -317,12 +330,4 @@ int rig_child_main(int argc, char **argv)
     }
     rig_stop(&peer);
     return 0;
-}
-
-/* libzmq is not built with the sanitizer, which takes its own synchronisation for races. */
-const char *__tsan_default_suppressions(void);
-
-const char *__tsan_default_suppressions(void)
-{
-    return "called_from_lib:libzmq.so.5\nrace:libzmq.so.5\nmutex:libzmq.so.5\n";
 }

@@ -32,6 +32,7 @@ struct rig_setup {
     uint64_t align; /* 0 = RIG_PAGE */
     const char *url; /* NULL = 127.0.0.1:0 */
     void *buffer; /* NULL = the channel maps one */
+    const struct py_socket_serve_ops *serve; /* NULL = serves no chunks */
 };
 
 /** Options that force one path: NULL ends. */
@@ -74,9 +75,13 @@ struct rig_child {
     char url[KVL_CHANNEL_URL_ROOM];
 };
 
+/** Options of a peer that listens beyond loopback: NULL ends. */
+extern const char *const rig_remote[];
+
 /**
  * Starts this program anew as a peer whose buffer is filled with seed 7 and that does what it is
- * told. @param mode  "shm" or "tcp"; @param url  NULL = any port
+ * told. @param mode  "shm", "tcp", or "net": as tcp, in the network namespace `url` begins with a
+ * descriptor of, as "FD,host:port"; @param url  NULL = any port
  */
 void rig_spawn(struct rig_child *child, const char *mode, const char *url);
 /** Tells it to do something and waits until it has. */

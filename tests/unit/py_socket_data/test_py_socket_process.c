@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -166,6 +167,44 @@ static void test_closed_by_the_peer(void **state)
     /* by the map this is seen in the control page, before any word of a socket */
     assert_int_not_equal(read_page(world, 0, RIG_PAGE), 0);
     rig_until_connected(&world->own, world->child.url, 0);
+}
+
+struct reader {
+    struct world *world;
+    _Atomic int stop;
+    _Atomic uint32_t reads;
+    int bad;
+};
+
+static void *read_on(void *arg)
+{
+    struct reader *reader = arg;
+    int r = 0;
+
+    while (!reader->stop && r != -ENOTCONN) {
+        r = read_page(reader->world, 0, BIG);
+        reader->bad |= r != 0 && r != -ECONNRESET && r != -ENOTCONN;
+        reader->reads++;
+    }
+    return NULL;
+}
+
+/* Its memory goes while we copy it: the mapping of ours must hold. */
+static void test_closed_under_a_reader(void **state)
+{
+    struct world *world = *state;
+    struct reader reader = {.world = world};
+    pthread_t thread;
+
+    assert_int_equal(pthread_create(&thread, NULL, read_on, &reader), 0);
+    while (reader.reads < 3) {
+        sched_yield();
+    }
+    rig_order(&world->child, RIG_ORDER_CLOSE);
+    rig_until_connected(&world->own, world->child.url, 0);
+    reader.stop = 1;
+    pthread_join(thread, NULL);
+    assert_int_equal(reader.bad, 0);
 }
 
 /* ---- a peer that stops ---- */
@@ -419,6 +458,7 @@ static void test_rounds(void **state)
         cmocka_unit_test_setup_teardown(test_killed_before, setup, teardown),                      \
         cmocka_unit_test_setup_teardown(test_killed_in_a_batch, setup, teardown),                  \
         cmocka_unit_test_setup_teardown(test_closed_by_the_peer, setup, teardown),                 \
+        cmocka_unit_test_setup_teardown(test_closed_under_a_reader, setup, teardown),              \
         cmocka_unit_test_setup_teardown(test_stopped_peer, setup, teardown),                       \
         cmocka_unit_test_setup_teardown(test_cancel_promise, setup, teardown),                     \
         cmocka_unit_test_setup_teardown(test_threads, setup, teardown),                            \
