@@ -11,10 +11,14 @@ static bool follow_seq(struct kvl_reg_location *location, const struct kvl_key_o
     for (uint32_t i = 0; i < count; i++) {
         const int64_t expected = (int64_t)((uint64_t)location->last_seq + 1);
 
-        if (location->has_seq && ops[i].seq != expected && !gap->found) {
+        /* Events that are in the file already and are told again: nothing was missed. */
+        const bool is_repeat = location->from_file && ops[i].seq <= location->last_seq;
+
+        if (location->has_seq && ops[i].seq != expected && !is_repeat && !gap->found) {
             *gap = (struct kvl_seq_gap){.expected = expected, .actual = ops[i].seq, .found = 1};
         }
         location->has_seq = true;
+        location->from_file = false;
         location->last_seq = ops[i].seq;
     }
     return gap->found;

@@ -86,6 +86,7 @@ static int take_location(struct loader *loader, const struct kvl_reg_seen *seen,
         if (r == 0) {
             location->has_seq = record->has_seq;
             location->last_seq = record->last_seq;
+            location->from_file = record->has_seq;
         }
         if (r == 0 && record->has_keys) {
             r = kvl_reg_location_ready(loader->registry, seen->worker, location);

@@ -22,6 +22,7 @@ struct kvl_reg_location {
     atomic_uint holder; /* KVL_INDEX_NONE = none */
     bool has_seq; /* worker's lock, like last_seq */
     int64_t last_seq;
+    bool from_file; /* has_seq and last_seq are, and no event came since */
     uint32_t length;
     char name[]; /* terminated */
 };

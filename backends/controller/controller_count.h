@@ -38,6 +38,16 @@ enum controller_count {
     CONTROLLER_COUNT_CONTROL_TIMEOUTS,
     CONTROLLER_COUNT_SNAPSHOTS, /* written */
     CONTROLLER_COUNT_SNAPSHOT_FAILURES,
+    CONTROLLER_COUNT_REPLICA_RECORDS, /* kept for standbys */
+    CONTROLLER_COUNT_REPLICA_BASES, /* sent to standbys */
+    CONTROLLER_COUNT_REPLICA_OVERRUNS, /* standbys that were too slow */
+    CONTROLLER_COUNT_REPLICA_BAD, /* messages on the replica socket that are of no standby */
+    CONTROLLER_COUNT_REPLICA_STANDBYS, /* gauge: that follow */
+    CONTROLLER_COUNT_STANDBY_FOLLOWS, /* gauge: 1 = as the primary has it */
+    CONTROLLER_COUNT_STANDBY_RECORDS, /* applied */
+    CONTROLLER_COUNT_STANDBY_BASES, /* loaded */
+    CONTROLLER_COUNT_STANDBY_RESTARTS, /* times it had to begin anew */
+    CONTROLLER_COUNT_STANDBY_TAKEOVERS, /* times the primary fell silent */
     CONTROLLER_COUNTS, /* how many */
 };
 

@@ -81,6 +81,7 @@ static void event_deregister(struct controller_handle *handle, const struct cont
 
     controller_quiet_text(msg->instance_id, shown);
     if (r == 0) {
+        handle->is_change = 1;
         kvl_info(handle->host->log, "controller: worker '%s' %" PRId64 " deregistered", shown,
                  msg->worker_id);
         return;
@@ -155,6 +156,7 @@ static void event_key_ops(struct controller_handle *handle, const struct control
         event_refused(handle, msg, r);
     }
     if (r == 0 || r == -ENOMEM) {
+        handle->is_change = 1;
         handle_count(handle, CONTROLLER_COUNT_KEY_OPS, msg->operations.count);
     }
     if (gap.found && handle_may(handle, CONTROLLER_SAY_GAP)) {
@@ -180,6 +182,7 @@ static void event_sync_batch(struct controller_handle *handle, const struct cont
         event_refused(handle, msg, r);
     }
     if (r == 0 || r == -ENOMEM) {
+        handle->is_change = 1;
         handle_count(handle, CONTROLLER_COUNT_SYNC_KEYS, msg->ids.count);
     }
 }
@@ -203,6 +206,7 @@ static void event_sync_end(struct controller_handle *handle, const struct contro
         event_refused(handle, msg, r);
         return;
     }
+    handle->is_change = 1;
     handle_count(handle, CONTROLLER_COUNT_SYNC_ENDS, 1);
     kvl_info(handle->host->log,
              "controller: full sync of worker '%s' %" PRId64 " completed, %" PRIu64 " keys", shown,
@@ -250,14 +254,34 @@ static int handle_decode(struct controller_handle *handle, const void *frame, si
     return r;
 }
 
+/* The standbys are told in the order in which the frames of a worker were applied, whichever thread
+ * did it: so nobody else may come between the two. */
+static void handle_enter(struct controller_handle *handle, const struct kvl_worker_name *name)
+{
+    handle->is_change = 0;
+    controller_replica_enter(handle->replica, name);
+}
+
+static void handle_leave(struct controller_handle *handle, const struct kvl_worker_name *name,
+                         enum controller_record_kind kind, const void *frame, size_t length)
+{
+    if (handle->is_change) {
+        controller_replica_tell(handle->replica, kind, frame, length);
+    }
+    controller_replica_leave(handle->replica, name);
+}
+
 void controller_handle_event(struct controller_handle *handle, const void *frame, size_t length)
 {
+    struct kvl_worker_name name;
     char error[ERROR_ROOM];
 
     handle_count(handle, CONTROLLER_COUNT_PULL_FRAMES, 1);
     if (handle_decode(handle, frame, length, error) < 0) {
         return;
     }
+    name = handle_name(&handle->msg);
+    handle_enter(handle, &name);
     switch (handle->msg.type) {
     case CONTROLLER_DEREGISTER:
         event_deregister(handle, &handle->msg);
@@ -274,6 +298,7 @@ void controller_handle_event(struct controller_handle *handle, const void *frame
     default:
         event_unknown(handle, &handle->msg);
     }
+    handle_leave(handle, &name, CONTROLLER_RECORD_EVENT, frame, length);
 }
 
 /* ---- requests ---- */
@@ -302,7 +327,7 @@ static int request_has_url(const struct controller_msg *msg)
     return msg->peer_init_url.is_set && msg->peer_init_url.value.length > 0;
 }
 
-static struct kvl_worker_desc request_worker(const struct controller_msg *msg)
+struct kvl_worker_desc controller_handle_worker(const struct controller_msg *msg)
 {
     const int has_url = request_has_url(msg);
 
@@ -335,7 +360,7 @@ static void request_registered(struct controller_handle *handle, const struct co
 static int request_register(struct controller_handle *handle, const struct controller_msg *msg,
                             struct controller_buf *reply)
 {
-    const struct kvl_worker_desc desc = request_worker(msg);
+    const struct kvl_worker_desc desc = controller_handle_worker(msg);
     struct controller_pair pair = {.key = handle_text("heartbeat_url")};
     struct controller_msg out = {.type = CONTROLLER_REGISTER_RET};
     char url[CONTROLLER_ADDRESS_ROOM];
@@ -345,11 +370,15 @@ static int request_register(struct controller_handle *handle, const struct contr
     if (r < 0) {
         return reply_code(reply, r);
     }
+    handle->is_change = 1;
     handle_count(handle, CONTROLLER_COUNT_REGISTRATIONS, 1);
     request_registered(handle, msg, known ? " anew" : "");
     if (handle->heartbeat_port != 0) {
-        controller_bind_address_for(handle->options->host, handle->heartbeat_port, msg->ip, url,
-                                    sizeof(url));
+        const char *host = handle->options->announce_host[0] != '\0'
+                               ? handle->options->announce_host
+                               : handle->options->host;
+
+        controller_bind_address_for(host, handle->heartbeat_port, msg->ip, url, sizeof(url));
         pair.value = handle_text(url);
         out.extra_config.at = &pair;
         out.extra_config.count = 1;
@@ -374,7 +403,7 @@ static const char *request_reason(uint32_t because)
 static int request_heartbeat(struct controller_handle *handle, const struct controller_msg *msg,
                              struct controller_buf *reply)
 {
-    const struct kvl_worker_desc desc = request_worker(msg);
+    const struct kvl_worker_desc desc = controller_handle_worker(msg);
     struct controller_command command = {.command_type = handle_text("full_sync")};
     struct controller_msg out = {.type = CONTROLLER_HEARTBEAT_RET};
     uint32_t because = 0;
@@ -383,6 +412,7 @@ static int request_heartbeat(struct controller_handle *handle, const struct cont
     if (r < 0) {
         return reply_code(reply, r);
     }
+    handle->is_change = 1;
     handle_count(handle, CONTROLLER_COUNT_HEARTBEATS, 1);
     if (because == KVL_SYNC_BECAUSE_UNKNOWN) {
         request_registered(handle, msg, " by its heartbeat");
@@ -448,6 +478,7 @@ static int request_sync_start(struct controller_handle *handle, const struct con
                                                    msg->sync_id, handle_size(msg->number), batches);
     }
     if (r == 0) {
+        handle->is_change = 1;
         handle_count(handle, CONTROLLER_COUNT_SYNC_STARTS, 1);
         out.accepted = 1;
         return controller_encode(&out, reply);
@@ -545,6 +576,22 @@ void controller_handle_short(struct controller_handle *handle, int parts)
     }
 }
 
+/* Requests that may change what the registry has of the worker that asks. */
+static int request_change(struct controller_handle *handle, const void *frame, size_t length,
+                          struct controller_buf *reply)
+{
+    const struct controller_msg *msg = &handle->msg;
+    const struct kvl_worker_name name = handle_name(msg);
+    int r;
+
+    handle_enter(handle, &name);
+    r = msg->type == CONTROLLER_REGISTER    ? request_register(handle, msg, reply)
+        : msg->type == CONTROLLER_HEARTBEAT ? request_heartbeat(handle, msg, reply)
+                                            : request_sync_start(handle, msg, reply);
+    handle_leave(handle, &name, CONTROLLER_RECORD_REQUEST, frame, length);
+    return r;
+}
+
 int controller_handle_request(struct controller_handle *handle, enum controller_door door,
                               const void *frame, size_t length, struct controller_buf *reply)
 {
@@ -560,13 +607,11 @@ int controller_handle_request(struct controller_handle *handle, enum controller_
     }
     switch (msg->type) {
     case CONTROLLER_REGISTER:
-        return request_register(handle, msg, reply);
     case CONTROLLER_HEARTBEAT:
-        return request_heartbeat(handle, msg, reply);
+    case CONTROLLER_SYNC_START:
+        return request_change(handle, frame, length, reply);
     case CONTROLLER_P2P_LOOKUP:
         return request_lookup(handle, msg, reply);
-    case CONTROLLER_SYNC_START:
-        return request_sync_start(handle, msg, reply);
     case CONTROLLER_SYNC_STATUS:
         return request_sync_status(handle, msg, reply);
     default:

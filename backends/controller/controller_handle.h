@@ -9,6 +9,7 @@
 #include "controller_count.h"
 #include "controller_options.h"
 #include "controller_quiet.h"
+#include "controller_replica.h"
 
 /** Kinds of log lines. */
 enum controller_say {
@@ -27,6 +28,8 @@ struct controller_handle {
     const struct kvl_host *host; /* borrowed, as the two below */
     const struct controller_options *options;
     struct controller_counts *counts;
+    struct controller_replica *replica; /* borrowed; NULL = none */
+    int is_change; /* the registry took the frame at hand */
     int32_t heartbeat_port; /* told to workers; 0 = none */
     struct controller_arena *arena; /* owned */
     struct controller_msg msg;
@@ -38,6 +41,9 @@ int controller_handle_init(struct controller_handle *handle, const struct kvl_ho
                            const struct controller_options *options,
                            struct controller_counts *counts);
 void controller_handle_fini(struct controller_handle *handle);
+
+/** The worker of a RegisterMsg or HeartbeatMsg, for the registry. Borrows the texts. */
+struct kvl_worker_desc controller_handle_worker(const struct controller_msg *msg);
 
 /** Handles a frame of socket A. What is wrong with it is counted and logged, nothing else. */
 void controller_handle_event(struct controller_handle *handle, const void *frame, size_t length);

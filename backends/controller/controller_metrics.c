@@ -101,9 +101,15 @@ static void metrics_ours(struct controller_text *text, const struct kvl_registry
     metrics_total(text, "registry_dropped", stats->dropped);
 }
 
-static bool metrics_is_gauge(enum controller_count which)
+/* These are above, as LMCache's. */
+static bool metrics_is_known(enum controller_count which)
 {
     return which >= CONTROLLER_COUNT_PULL_PENDING && which <= CONTROLLER_COUNT_REPLY_ACTIVE;
+}
+
+static bool metrics_is_level(enum controller_count which)
+{
+    return which == CONTROLLER_COUNT_REPLICA_STANDBYS || which == CONTROLLER_COUNT_STANDBY_FOLLOWS;
 }
 
 void controller_route_metrics(const struct controller_request *request,
@@ -120,9 +126,12 @@ void controller_route_metrics(const struct controller_request *request,
     metrics_sockets(text, view->server);
     metrics_ours(text, &stats);
     for (int i = 0; i < CONTROLLER_COUNTS; i++) {
-        if (!metrics_is_gauge((enum controller_count)i)) { /* those are above, as LMCache's */
-            metrics_total(text, controller_count_names[i],
-                          controller_server_count(view->server, (enum controller_count)i));
+        const uint64_t value = controller_server_count(view->server, (enum controller_count)i);
+
+        if (metrics_is_level((enum controller_count)i)) {
+            metrics_gauge(text, controller_count_names[i], value, controller_count_names[i]);
+        } else if (!metrics_is_known((enum controller_count)i)) {
+            metrics_total(text, controller_count_names[i], value);
         }
     }
     for (int i = 0; i < CONTROLLER_HTTP_CONNECTIONS; i++) {

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "controller_bind.h"
+#include "sock.h"
 
 #define DAY_MS (24ll * 3600 * 1000)
 #define PORT_MAX 65535
@@ -59,6 +60,18 @@ const struct kvl_option controller_option_table[CONTROLLER_OPTION_COUNT] = {
      "longest list in a message; more is a bad frame"},
     {"max_batches", KVL_OPTION_INT, 0, "65536", NULL, 1, 1 << 20,
      "most batches of one full sync; more are refused"},
+    {"announce_host", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "address in the URLs that workers are told; unset = host"},
+    {"replica_port", KVL_OPTION_INT, 0, "0", NULL, -1, PORT_MAX,
+     "for standbys; 0 = none, -1 lets the kernel pick"},
+    {"replica_buffer", KVL_OPTION_SIZE, 0, "64MiB", NULL, 1 << 16, 1ll << 36,
+     "what standbys may be behind; one that falls behind further begins anew"},
+    {"replica_dir", KVL_OPTION_PATH, 0, "/tmp", NULL, 0, 0,
+     "folder for the saved registry on its way to a standby"},
+    {"standby_of", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
+     "host:port of the replica socket of a controller to follow; unset = none"},
+    {"standby_takeover", KVL_OPTION_DURATION, 0, "5s", NULL, 2000, DAY_MS,
+     "a standby whose primary is silent for so long is on its own"},
 
     {"instance_id", KVL_OPTION_STRING, 0, "", NULL, 0, 0,
      "role worker: name of this engine; the same for all its ranks"},
@@ -154,9 +167,21 @@ static int options_none_hash(const struct kvl_host *host, struct controller_opti
     return 0;
 }
 
+static void options_read_replica(const struct kvl_host *host, struct controller_options *options)
+{
+    options->announce_host = options_get(host, "announce_host").text;
+    options->replica_port = (int32_t)options_get(host, "replica_port").number;
+    options->replica_buffer = (size_t)options_get(host, "replica_buffer").number;
+    options->replica_dir = options_get(host, "replica_dir").text;
+    options->standby_of = options_get(host, "standby_of").text;
+    options->standby_takeover_ms = (uint64_t)options_get(host, "standby_takeover").number;
+}
+
 static int options_read_controller(const struct kvl_host *host, struct controller_options *options,
                                    struct kvl_err *err)
 {
+    struct kvl_sock_name primary;
+
     options->host = options_get(host, "host").text;
     options->pull_port = (int32_t)options_get(host, "pull_port").number;
     options->reply_port = (int32_t)options_get(host, "reply_port").number;
@@ -180,11 +205,16 @@ static int options_read_controller(const struct kvl_host *host, struct controlle
         .depth = DEPTH_MAX,
     };
     options->batch_count_max = (uint64_t)options_get(host, "max_batches").number;
+    options_read_replica(host, options);
     if (options->health_check_interval_ms != 0 && options->health_check_interval_ms < 1000) {
         return controller_err(err, -EINVAL,
                               "controller: health_check_interval is 0 or at least 1s, not %" PRIu64
                               " ms",
                               options->health_check_interval_ms);
+    }
+    if (options->standby_of[0] != '\0' && kvl_sock_parse(options->standby_of, &primary) < 0) {
+        return controller_err(err, -EINVAL, "controller: standby_of '%s' is no host:port",
+                              options->standby_of);
     }
     if (controller_bind_check(options->host, options->allow_remote, err) < 0) {
         return -EINVAL;
@@ -200,6 +230,9 @@ int controller_options_read(const struct kvl_host *host, struct controller_optio
         .host = "",
         .http_host = "",
         .snapshot = "",
+        .announce_host = "",
+        .replica_dir = "",
+        .standby_of = "",
     };
     int r = options_read_controller(host, &options, err);
 

@@ -35,11 +35,17 @@ struct controller_options {
     uint64_t snapshot_interval_ms; /* 0 = only at the end */
     struct controller_limits limits; /* of a frame from outside */
     uint64_t batch_count_max; /* of one full sync */
+    const char *announce_host; /* told to workers; "" = host */
+    int32_t replica_port; /* 0 = none, -1 = the kernel picks */
+    size_t replica_buffer; /* bytes */
+    const char *replica_dir;
+    const char *standby_of; /* host:port; "" = nobody's */
+    uint64_t standby_takeover_ms;
 
     struct controller_worker_options worker; /* role worker */
 };
 
-#define CONTROLLER_OPTION_COUNT 40u
+#define CONTROLLER_OPTION_COUNT 46u
 extern const struct kvl_option controller_option_table[CONTROLLER_OPTION_COUNT];
 
 /**

@@ -52,6 +52,8 @@ static void server_destroy(void *self)
     controller_handle_fini(&server->requests);
     controller_buf_fini(&server->answer);
     controller_asks_fini(&server->asks);
+    controller_standby_destroy(server->standby);
+    controller_replica_destroy(server->replica);
     controller_http_destroy(server->http);
     pthread_cond_destroy(&server->wake);
     pthread_mutex_destroy(&server->lock);
@@ -76,6 +78,16 @@ static int server_init(struct controller_server *server)
         r = controller_handle_init(&server->requests, server->host, server->options,
                                    &server->counts);
     }
+    if (r == 0 && server->options->replica_port != 0) {
+        r = controller_replica_create(server->host, server->options, &server->counts,
+                                      &server->replica);
+        server->events.replica = server->replica;
+        server->requests.replica = server->replica;
+    }
+    if (r == 0 && server->options->standby_of[0] != '\0') {
+        r = controller_standby_create(server->host, server->options, &server->counts,
+                                      server->replica, &server->standby);
+    }
     if (r == 0 && server->options->http) {
         r = controller_http_create(server, &server->http);
     }
@@ -97,7 +109,8 @@ static int server_create(const struct kvl_host *host, const struct controller_op
     }
     server->host = host;
     server->options = options;
-    if (options->snapshot[0] != '\0' &&
+    if ((options->snapshot[0] != '\0' || options->replica_port != 0 ||
+         options->standby_of[0] != '\0') &&
         !(KVL_HAS_OP(host->registry_ops, save) && KVL_HAS_OP(host->registry_ops, load))) {
         free(server);
         return controller_err(err, -ENODEV, "controller: this libkvlane.so writes no snapshots");
@@ -137,6 +150,12 @@ static void server_stop(void *self)
     for (uint32_t i = 0; i < server->thread_count; i++) {
         (void)server->host->thread_join(server->host, server->threads[i]);
     }
+    if (server->standby != NULL) {
+        controller_standby_stop(server->standby);
+    }
+    if (server->replica != NULL) {
+        controller_replica_stop(server->replica);
+    }
     controller_asks_wait(&server->asks);
     server_close_socket(&server->pull);
     server_close_socket(&server->reply);
@@ -170,6 +189,9 @@ static int server_open(struct controller_server *server, struct kvl_err *err)
                             options->heartbeat_port < 0 ? 0 : options->heartbeat_port, IO_REPLY,
                             &server->heartbeat, &server->heartbeat_port, err);
     }
+    if (r == 0 && server->replica != NULL) {
+        r = controller_replica_open(server->replica, server->zmq, &server->replica_port, err);
+    }
     server->requests.heartbeat_port = server->heartbeat_port;
     return r;
 }
@@ -185,9 +207,17 @@ static int server_run(struct controller_server *server, struct kvl_err *err)
         {"kvl-ctl-timer", controller_upkeep_run},
     };
 
+    int r = server->replica != NULL ? controller_replica_start(server->replica, err) : 0;
+
+    if (r == 0 && server->standby != NULL) {
+        r = controller_standby_start(server->standby, server->zmq, err);
+    }
+    if (r < 0) {
+        return r;
+    }
     for (uint32_t i = 0; i < CONTROLLER_THREADS_MAX; i++) {
-        int r = server->host->thread_create(server->host, threads[i].name, threads[i].run, server,
-                                            &server->threads[i]);
+        r = server->host->thread_create(server->host, threads[i].name, threads[i].run, server,
+                                        &server->threads[i]);
 
         if (r < 0) {
             return controller_err(err, r, "controller: cannot start a thread: %s", strerror(-r));
@@ -197,17 +227,25 @@ static int server_run(struct controller_server *server, struct kvl_err *err)
     return 0;
 }
 
+static void server_add_address(struct controller_server *server, const char *name, int32_t port)
+{
+    const size_t used = strlen(server->address);
+
+    (void)snprintf(server->address + used, sizeof(server->address) - used, " %s %d", name, port);
+}
+
 static void server_print_address(struct controller_server *server)
 {
     char host[160];
-    int n;
 
     controller_bind_print(server->options->host, server->pull_port, host, sizeof(host));
-    n = snprintf(server->address, sizeof(server->address), "pull %s reply %d", host,
-                 server->reply_port);
-    if (server->heartbeat != NULL && n > 0 && (size_t)n < sizeof(server->address)) {
-        (void)snprintf(server->address + n, sizeof(server->address) - (size_t)n, " heartbeat %d",
-                       server->heartbeat_port);
+    (void)snprintf(server->address, sizeof(server->address), "pull %s", host);
+    server_add_address(server, "reply", server->reply_port);
+    if (server->heartbeat != NULL) {
+        server_add_address(server, "heartbeat", server->heartbeat_port);
+    }
+    if (server->replica != NULL) {
+        server_add_address(server, "replica", server->replica_port);
     }
 }
 
@@ -250,6 +288,31 @@ static void server_quiesce(void *self)
 
 /* ---- watch ---- */
 
+static void server_add_text(struct kvl_health *health, const char *text)
+{
+    const size_t used = strlen(health->text);
+
+    (void)snprintf(health->text + used, sizeof(health->text) - used, "; %s", text);
+}
+
+static void server_replica_health(const struct controller_server *server,
+                                  struct kvl_health *health_out)
+{
+    struct controller_replica_view view;
+    char text[400];
+
+    if (server->standby != NULL) {
+        controller_standby_print(server->standby, text, sizeof(text));
+        server_add_text(health_out, text);
+    }
+    if (server->replica != NULL && !controller_standby_is_passive(server->standby)) {
+        controller_replica_look(server->replica, &view);
+        (void)snprintf(text, sizeof(text), "%u standbys follow, %u begin, %llu records behind",
+                       view.standbys, view.beginning, (unsigned long long)view.behind);
+        server_add_text(health_out, text);
+    }
+}
+
 static void server_health(void *self, struct kvl_health *health_out)
 {
     const struct controller_server *server = self;
@@ -261,6 +324,7 @@ static void server_health(void *self, struct kvl_health *health_out)
     (void)snprintf(health_out->text, sizeof(health_out->text),
                    "%u workers of %u instances, %llu keys", stats.workers, stats.instances,
                    (unsigned long long)stats.keys);
+    server_replica_health(server, health_out);
 }
 
 static void server_stats(void *self, kvl_stat_fn fn, void *ctx)

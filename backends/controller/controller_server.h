@@ -7,6 +7,8 @@
  *   kvl-ctl-reply   sockets B and C: questions and heartbeats, answered in the order of arrival
  *   kvl-ctl-timer   silent workers, syncs that got stuck, memory, the snapshot
  *
+ * and those of controller_replica.h and controller_standby.h, where there is a standby.
+ *
  * A has a thread and an I/O thread of its own, so that no flood of events delays an answer.
  * What is declared here may be called from any thread between create and destroy.
  */

@@ -11,7 +11,9 @@
 #include "controller_ask.h"
 #include "controller_bind.h"
 #include "controller_handle.h"
+#include "controller_replica.h"
 #include "controller_server.h"
+#include "controller_standby.h"
 
 #define CONTROLLER_THREADS_MAX 3u
 
@@ -26,6 +28,9 @@ struct controller_server {
     int32_t pull_port;
     int32_t reply_port;
     int32_t heartbeat_port;
+    struct controller_replica *replica; /* NULL = none */
+    struct controller_standby *standby; /* NULL = nobody's */
+    int32_t replica_port;
     struct controller_handle events; /* of the thread of A */
     struct controller_handle requests; /* of the thread of B and C */
     struct controller_buf answer; /* likewise */

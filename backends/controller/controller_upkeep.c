@@ -39,8 +39,10 @@ void controller_upkeep_load(struct controller_server *server)
 static uint64_t upkeep_changes(const struct controller_server *server)
 {
     static const enum controller_count counts[] = {
-        CONTROLLER_COUNT_PULL_FRAMES, CONTROLLER_COUNT_REGISTRATIONS, CONTROLLER_COUNT_HEARTBEATS,
-        CONTROLLER_COUNT_SYNC_STARTS, CONTROLLER_COUNT_REAPED,
+        CONTROLLER_COUNT_PULL_FRAMES,     CONTROLLER_COUNT_REGISTRATIONS,
+        CONTROLLER_COUNT_HEARTBEATS,      CONTROLLER_COUNT_SYNC_STARTS,
+        CONTROLLER_COUNT_REAPED,          CONTROLLER_COUNT_STANDBY_BASES,
+        CONTROLLER_COUNT_STANDBY_RECORDS,
     };
     uint64_t sum = 0;
 
@@ -107,13 +109,46 @@ static int upkeep_silent(void *ctx, const struct kvl_worker_info *worker)
     return 0;
 }
 
+/* As the registry's own reap, but so that the standbys are told in order. */
+static int upkeep_reap_told(void *ctx, const struct kvl_worker_info *worker)
+{
+    struct controller_server *server = ctx;
+    const struct kvl_registry_ops *ops = server->host->registry_ops;
+    const uint64_t timeout = server->options->worker_timeout_ms;
+    const struct kvl_worker_name name = {
+        .instance = {.text = worker->instance, .length = (uint32_t)strlen(worker->instance)},
+        .worker_id = worker->worker_id,
+    };
+    struct kvl_worker_info now = {.size = sizeof(now)};
+    int removed;
+
+    if (!worker->has_heartbeat || worker->silent_ms <= timeout) {
+        return 0;
+    }
+    controller_replica_enter(server->replica, &name);
+    removed = ops->worker(server->host->registry, &name, &now) == 0 && now.has_heartbeat &&
+              now.silent_ms > timeout && ops->remove_worker(server->host->registry, &name) == 0;
+    if (removed) {
+        controller_replica_tell_removed(server->replica, &name);
+    }
+    controller_replica_leave(server->replica, &name);
+    return removed ? upkeep_reaped(server, &now) : 0;
+}
+
 static void upkeep_check_health(struct controller_server *server)
 {
     const struct kvl_registry_ops *ops = server->host->registry_ops;
     const struct kvl_text everybody = {0};
 
-    (void)ops->reap(server->host->registry, server->options->worker_timeout_ms, upkeep_reaped,
-                    server);
+    if (controller_standby_is_passive(server->standby)) {
+        return; /* the primary decides, and we are told */
+    }
+    if (server->replica != NULL) {
+        (void)ops->list_workers(server->host->registry, everybody, upkeep_reap_told, server);
+    } else {
+        (void)ops->reap(server->host->registry, server->options->worker_timeout_ms, upkeep_reaped,
+                        server);
+    }
     (void)ops->list_workers(server->host->registry, everybody, upkeep_silent, server);
 }
 

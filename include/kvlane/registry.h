@@ -303,7 +303,10 @@ struct kvl_registry_ops {
 
     /* ---- full sync ---- */
 
-    /** @return 0 accepted; -ENOENT; -EBUSY another sync is under way; -EMSGSIZE too many batches. */
+    /**
+     * Takes the keys of that location away, those of others stay.
+     * @return 0 accepted; -ENOENT; -EBUSY another sync is under way; -EMSGSIZE too many batches.
+     */
     int (*sync_start)(struct kvl_registry *registry, const struct kvl_worker_name *name,
                       struct kvl_text location, struct kvl_text sync_id, uint64_t total_keys,
                       uint64_t batch_count);
@@ -392,7 +395,8 @@ struct kvl_registry_ops {
 
     /**
      * Reads such a file into an empty registry. Its workers count as heard of now, and are not
-     * asked for a full sync because of the restart.
+     * asked for a full sync because of the restart. Events that the file has already may be told
+     * again, from any point on: the first of a location to come is no gap when it is an old one.
      * @return 0; -EBADMSG damaged, or of another version: the registry is empty; -EBUSY it is not
      *         empty; -errno of the file; -ENOMEM.
      */

@@ -115,16 +115,16 @@ class Zmtp:
         self.socket.close()
 
 
-def connect(port, kind):
-    return Zmtp(socket.create_connection(("127.0.0.1", port), PATIENCE_S), kind)
+def connect(port, kind, host="127.0.0.1"):
+    return Zmtp(socket.create_connection((host, port), PATIENCE_S), kind)
 
 
 class Fleet:
     """Connections to the ports of a controller, for workers with any name."""
 
-    def __init__(self, pull, reply):
-        self.push = connect(pull, b"PUSH")
-        self.dealer = connect(reply, b"DEALER")
+    def __init__(self, pull, reply, host="127.0.0.1"):
+        self.push = connect(pull, b"PUSH", host)
+        self.dealer = connect(reply, b"DEALER", host)
 
     def close(self):
         self.push.close()
@@ -144,8 +144,8 @@ class Fleet:
     def heartbeat(self, instance, worker=0, **more):
         return self.register(instance, worker, kind="Heartbeat", **more)
 
-    def admit(self, instance, worker, keys, first_seq=0, location="LocalCPUBackend"):
-        operations = [{"op_type": "admit", "key": key, "seq_num": first_seq + i}
+    def admit(self, instance, worker, keys, first_seq=0, location="LocalCPUBackend", kind="admit"):
+        operations = [{"op_type": kind, "key": key, "seq_num": first_seq + i}
                       for i, key in enumerate(keys)]  # fmt: skip
         self.tell({"type": "BatchedKVOperationMsg", "instance_id": instance, "worker_id": worker,
                    "location": location, "operations": operations})  # fmt: skip
@@ -159,6 +159,15 @@ class Fleet:
         self.tell({"type": "FullSyncBatchMsg", "instance_id": instance, "worker_id": worker,
                    "location": "LocalCPUBackend", "sync_id": sync, "batch_id": batch,
                    "keys": keys})  # fmt: skip
+
+    def sync_end(self, instance, worker, keys, sync="s1"):
+        self.tell({"type": "FullSyncEndMsg", "instance_id": instance, "worker_id": worker,
+                   "location": "LocalCPUBackend", "sync_id": sync,
+                   "actual_total_keys": keys})  # fmt: skip
+
+    def deregister(self, instance, worker=0):
+        self.tell({"type": "DeRegisterMsg", "instance_id": instance, "worker_id": worker,
+                   "ip": "127.0.0.1", "port": 1})  # fmt: skip
 
     def lookup(self, instance, worker, hashes):
         answer = self.ask({"type": "BatchedP2PLookupMsg", "hashes": hashes,

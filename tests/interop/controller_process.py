@@ -39,7 +39,9 @@ class Controller:
             self.process.stdout.close()
             raise AssertionError(f"the ready line, not {line}")
         words = dict(zip(line[2::2], line[3::2]))
-        self.pull = int(words["pull"].rsplit(":", 1)[1])
+        self.host, pull = words["pull"].rsplit(":", 1)
+        self.pull = int(pull)
+        self.replica = int(words.get("replica", 0))
         self.reply = int(words["reply"])
         self.http = int(words["http"].rsplit(":", 1)[1]) if "http" in words else None
 
@@ -63,11 +65,11 @@ class Controller:
         return self.process.wait(PATIENCE_S)
 
     def fleet(self):
-        return Fleet(self.pull, self.reply)
+        return Fleet(self.pull, self.reply, self.host)
 
     def ask(self, method, path, body=None, headers=None):
         """Status, headers and text of an answer. A body that is no text is sent as JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.http, timeout=PATIENCE_S)
+        connection = http.client.HTTPConnection(self.host, self.http, timeout=PATIENCE_S)
         headers = dict(headers or {})
         if body is not None and not isinstance(body, (str, bytes)):
             body = json.dumps(body)
@@ -90,4 +92,4 @@ class Controller:
         return status, json.loads(text)
 
     def socket(self):
-        return socket.create_connection(("127.0.0.1", self.http), PATIENCE_S)
+        return socket.create_connection((self.host, self.http), PATIENCE_S)

@@ -288,6 +288,33 @@ static void test_a_save_that_fails_leaves_nothing(void **state)
     assert_int_equal(rmdir(taken), 0);
 }
 
+/* ---- events that are told again ---- */
+
+static void test_events_of_the_file_again_are_no_gap(void **state)
+{
+    struct kvl_registry *registry = of(state);
+    struct fixture copy;
+
+    add(registry, "a", 0, "a:1");
+    assert_int_equal(admit(registry, "a", 0, CPU, 0, 10), 0); /* the last one is 9 */
+    assert_int_equal(kvl_registry_save(registry, path), 0);
+
+    assert_int_equal(load(&copy, 0), 0);
+    for (int64_t seq = 4; seq < 15; seq++) {
+        assert_int_equal(tell(copy.registry, "a", 0, CPU, KVL_KEY_ADMIT, seq, seq, NULL), 0);
+    }
+    assert_int_equal(stats_of(copy.registry).gaps, 0);
+    assert_int_equal(stats_of(copy.registry).keys, 15);
+    assert_int_equal(tell(copy.registry, "a", 0, CPU, KVL_KEY_ADMIT, 3, 3, NULL), 0);
+    assert_int_equal(stats_of(copy.registry).gaps, 1); /* only the first may step back */
+    kvl_registry_destroy(copy.registry);
+
+    assert_int_equal(load(&copy, 0), 0);
+    assert_int_equal(tell(copy.registry, "a", 0, CPU, KVL_KEY_ADMIT, 11, 11, NULL), 0);
+    assert_int_equal(stats_of(copy.registry).gaps, 1); /* 10 is missing */
+    kvl_registry_destroy(copy.registry);
+}
+
 /* ---- damage ---- */
 
 static void assert_refused(void)
@@ -489,6 +516,7 @@ int main(void)
         REGISTRY_TEST(test_many_keys_in_many_blocks),
         REGISTRY_TEST(test_files_that_cannot_be_had),
         REGISTRY_TEST(test_a_save_that_fails_leaves_nothing),
+        REGISTRY_TEST(test_events_of_the_file_again_are_no_gap),
         REGISTRY_TEST(test_a_file_that_ends_early),
         REGISTRY_TEST(test_a_byte_that_is_not_right),
         cmocka_unit_test(test_what_contradicts_itself_is_refused),
