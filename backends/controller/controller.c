@@ -11,6 +11,7 @@
 #include <kvlane/backend.h>
 
 #include "controller_role.h"
+#include "setting.h"
 
 #ifndef KVL_BUILD_ID
 #define KVL_BUILD_ID "dev"
@@ -47,12 +48,12 @@ static int controller_create(const struct kvl_host *host, void **self_out, struc
 
     controller = calloc(1, sizeof(*controller));
     if (controller == NULL) {
-        return controller_err(err, -ENOMEM, "controller: no memory");
+        return kvl_fail(err, -ENOMEM, "controller: no memory");
     }
     r = controller_options_read(host, &controller->options, err);
     if (r == 0 && controller->options.role == CONTROLLER_ROLE_CONTROLLER &&
         !controller_has_registry(host)) {
-        r = controller_err(err, -ENODEV, "controller: this libkvlane.so keeps no registry");
+        r = kvl_fail(err, -ENODEV, "controller: this libkvlane.so keeps no registry");
     }
     if (r == 0) {
         controller->role = controller_roles[controller->options.role];

@@ -9,6 +9,7 @@
 
 #include <zmq.h>
 
+#include "setting.h"
 #include "sock.h"
 
 #define BACKLOG 1024
@@ -71,10 +72,10 @@ void controller_bind_address_for(const char *host, int32_t port, struct kvl_text
 
 static int bind_refuse(int code, const char *host, struct kvl_err *err)
 {
-    return controller_err(err, code,
-                          "controller: host '%s' is open to other machines and nobody is asked for "
-                          "a password: use a loopback address or set allow_remote = yes",
-                          host);
+    return kvl_fail(err, code,
+                    "controller: host '%s' is open to other machines and nobody is asked for "
+                    "a password: use a loopback address or set allow_remote = yes",
+                    host);
 }
 
 int controller_bind_check(const char *host, int allow_remote, struct kvl_err *err)
@@ -114,8 +115,8 @@ static int bind_resolve(const struct controller_options *options, int32_t port,
     (void)snprintf(name.host, sizeof(name.host), "%s", host);
     r = kvl_sock_resolve(&name, 1, addr_out, 1, &count);
     if (r < 0 || count == 0) {
-        return controller_err(err, r < 0 ? r : -EHOSTUNREACH,
-                              "controller: cannot resolve host '%s'", options->host);
+        return kvl_fail(err, r < 0 ? r : -EHOSTUNREACH, "controller: cannot resolve host '%s'",
+                        options->host);
     }
     if (!kvl_sock_is_loopback(addr_out) && !options->allow_remote) {
         return bind_refuse(-EACCES, options->host, err);
@@ -176,16 +177,15 @@ int controller_bind(void *zmq, const struct controller_options *options, int typ
     (void)snprintf(endpoint, sizeof(endpoint), "tcp://%s", text);
     socket = zmq_socket(zmq, type);
     if (socket == NULL) {
-        return controller_err(err, -zmq_errno(), "controller: cannot make a socket: %s",
-                              zmq_strerror(zmq_errno()));
+        return kvl_fail(err, -zmq_errno(), "controller: cannot make a socket: %s",
+                        zmq_strerror(zmq_errno()));
     }
     r = bind_limits(socket, options, io_thread);
     if (r == 0 && zmq_bind(socket, endpoint) != 0) {
         r = -zmq_errno();
     }
     if (r < 0) {
-        (void)controller_err(err, r, "controller: cannot listen on '%s': %s", text,
-                             zmq_strerror(-r));
+        (void)kvl_fail(err, r, "controller: cannot listen on '%s': %s", text, zmq_strerror(-r));
         (void)zmq_close(socket);
         return r;
     }

@@ -15,6 +15,7 @@
 #include "controller_calls.h"
 #include "controller_page.h"
 #include "controller_routes.h"
+#include "setting.h"
 #include "sock.h"
 
 #define BACKLOG 256
@@ -515,22 +516,22 @@ static int http_listen(struct controller_http *http, struct kvl_err *err)
                    strcmp(host, "*") == 0 || host[0] == '\0' ? "0.0.0.0" : host);
     r = kvl_sock_resolve(&name, 1, &addr, 1, &count);
     if (r < 0 || count == 0) {
-        return controller_err(err, r < 0 ? r : -EHOSTUNREACH,
-                              "controller: cannot resolve http_host '%s'", name.host);
+        return kvl_fail(err, r < 0 ? r : -EHOSTUNREACH, "controller: cannot resolve http_host '%s'",
+                        name.host);
     }
     kvl_sock_print(&addr, text, sizeof(text));
     http->loopback_only = kvl_sock_is_loopback(&addr);
     if (!http->loopback_only && !options->allow_remote) {
-        return controller_err(err, -EACCES,
-                              "controller: HTTP address '%s' is open to other hosts and nobody is "
-                              "asked for a password: use a loopback address or set allow_remote = "
-                              "yes",
-                              text);
+        return kvl_fail(err, -EACCES,
+                        "controller: HTTP address '%s' is open to other hosts and nobody is "
+                        "asked for a password: use a loopback address or set allow_remote = "
+                        "yes",
+                        text);
     }
     r = kvl_sock_listen(&addr, BACKLOG, &http->listen_fd);
     if (r < 0) {
-        return controller_err(err, r, "controller: cannot listen on '%s' for HTTP: %s", text,
-                              strerror(-r));
+        return kvl_fail(err, r, "controller: cannot listen on '%s' for HTTP: %s", text,
+                        strerror(-r));
     }
     (void)kvl_sock_local(http->listen_fd, &addr);
     kvl_sock_print(&addr, text, sizeof(text));
@@ -550,8 +551,7 @@ static int http_start_daemon(struct controller_http *http, struct kvl_err *err)
         MHD_OPTION_NOTIFY_COMPLETED, http_completed, http, MHD_OPTION_STRICT_FOR_CLIENT, 1,
         MHD_OPTION_END);
     if (http->daemon == NULL) {
-        return controller_err(err, -EIO, "controller: libmicrohttpd %s did not start",
-                              MHD_get_version());
+        return kvl_fail(err, -EIO, "controller: libmicrohttpd %s did not start", MHD_get_version());
     }
     http->listen_fd = -1; /* the daemon closes it */
     return 0;
@@ -564,12 +564,12 @@ int controller_http_start(struct controller_http *http, struct kvl_err *err)
 
     http->view.started_ms = http_now(http);
     http->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    r = http->wake_fd < 0 ? controller_err(err, -errno, "controller: cannot make a descriptor")
+    r = http->wake_fd < 0 ? kvl_fail(err, -errno, "controller: cannot make a descriptor")
                           : http_listen(http, err);
     if (r == 0) {
         r = controller_calls_create(host, http_call_done, &http->calls);
         if (r < 0) {
-            (void)controller_err(err, r, "controller: no memory");
+            (void)kvl_fail(err, r, "controller: no memory");
         }
     }
     if (r == 0) {
@@ -579,8 +579,7 @@ int controller_http_start(struct controller_http *http, struct kvl_err *err)
         r = host->thread_create(host, "kvl-ctl-http", http_main, http, &http->thread);
         http->running = r == 0;
         if (r < 0) {
-            (void)controller_err(err, r, "controller: cannot start its HTTP thread: %s",
-                                 strerror(-r));
+            (void)kvl_fail(err, r, "controller: cannot start its HTTP thread: %s", strerror(-r));
         }
     }
     if (r < 0) {

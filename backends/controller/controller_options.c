@@ -3,12 +3,11 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "controller_bind.h"
+#include "setting.h"
 #include "sock.h"
 
 #define DAY_MS (24ll * 3600 * 1000)
@@ -109,44 +108,15 @@ const struct kvl_option controller_option_table[CONTROLLER_OPTION_COUNT] = {
      "role worker: most bytes that are pinned at a time"},
 };
 
-int controller_err(struct kvl_err *err, int code, const char *fmt, ...)
-{
-    va_list args;
-    int n;
-
-    if (err == NULL || err->size < sizeof(*err)) {
-        return code;
-    }
-    err->code = code;
-    err->os_errno = -code;
-    va_start(args, fmt);
-    n = vsnprintf(err->text, sizeof(err->text), fmt, args);
-    va_end(args);
-    if (n < 0) {
-        err->text[0] = '\0';
-    }
-    return code;
-}
-
-static struct kvl_setting options_get(const struct kvl_host *host, const char *name)
-{
-    struct kvl_setting setting = {.text = ""};
-
-    if (host->setting(host, name, &setting) < 0 || setting.text == NULL) {
-        setting.text = "";
-    }
-    return setting;
-}
-
 /* ---- role controller ---- */
 
 static int options_none_hash(const struct kvl_host *host, struct controller_options *options,
                              struct kvl_err *err)
 {
-    const char *text = options_get(host, "none_hash").text;
-    struct kvl_setting seed = options_get(host, "hash_seed");
+    const char *text = kvl_setting_get(host, "none_hash").text;
+    struct kvl_setting seed = kvl_setting_get(host, "hash_seed");
     enum controller_sip sip =
-        options_get(host, "hash_sip").number == 0 ? CONTROLLER_SIP13 : CONTROLLER_SIP24;
+        kvl_setting_get(host, "hash_sip").number == 0 ? CONTROLLER_SIP13 : CONTROLLER_SIP24;
     char *end;
 
     if (text[0] == '\0') {
@@ -155,26 +125,26 @@ static int options_none_hash(const struct kvl_host *host, struct controller_opti
         return 0;
     }
     if (seed.text[0] != '\0') {
-        return controller_err(err, -EINVAL,
-                              "controller: hash_seed and none_hash say the same thing, give one");
+        return kvl_fail(err, -EINVAL,
+                        "controller: hash_seed and none_hash say the same thing, give one");
     }
     errno = 0;
     options->hashing.none_hash = strtoll(text, &end, 10);
     if (errno != 0 || end == text || *end != '\0') {
-        return controller_err(err, -EINVAL,
-                              "controller: none_hash '%s' is no signed 64-bit integer", text);
+        return kvl_fail(err, -EINVAL, "controller: none_hash '%s' is no signed 64-bit integer",
+                        text);
     }
     return 0;
 }
 
 static void options_read_replica(const struct kvl_host *host, struct controller_options *options)
 {
-    options->announce_host = options_get(host, "announce_host").text;
-    options->replica_port = (int32_t)options_get(host, "replica_port").number;
-    options->replica_buffer = (size_t)options_get(host, "replica_buffer").number;
-    options->replica_dir = options_get(host, "replica_dir").text;
-    options->standby_of = options_get(host, "standby_of").text;
-    options->standby_takeover_ms = (uint64_t)options_get(host, "standby_takeover").number;
+    options->announce_host = kvl_setting_get(host, "announce_host").text;
+    options->replica_port = (int32_t)kvl_setting_get(host, "replica_port").number;
+    options->replica_buffer = (size_t)kvl_setting_get(host, "replica_buffer").number;
+    options->replica_dir = kvl_setting_get(host, "replica_dir").text;
+    options->standby_of = kvl_setting_get(host, "standby_of").text;
+    options->standby_takeover_ms = (uint64_t)kvl_setting_get(host, "standby_takeover").number;
 }
 
 static int options_read_controller(const struct kvl_host *host, struct controller_options *options,
@@ -182,39 +152,40 @@ static int options_read_controller(const struct kvl_host *host, struct controlle
 {
     struct kvl_sock_name primary;
 
-    options->host = options_get(host, "host").text;
-    options->pull_port = (int32_t)options_get(host, "pull_port").number;
-    options->reply_port = (int32_t)options_get(host, "reply_port").number;
-    options->heartbeat_port = (int32_t)options_get(host, "heartbeat_port").number;
-    options->http = options_get(host, "http").number != 0;
-    options->http_host = options_get(host, "http_host").text;
-    options->http_port = (int32_t)options_get(host, "http_port").number;
-    options->allow_remote = options_get(host, "allow_remote").number != 0;
-    options->health_check_interval_ms = (uint64_t)options_get(host, "health_check_interval").number;
-    options->worker_timeout_ms = (uint64_t)options_get(host, "lmcache_worker_timeout").number;
-    options->control_timeout_ms = (uint64_t)options_get(host, "control_timeout").number;
-    options->hashing.chunk_size = (uint32_t)options_get(host, "chunk_size").number;
-    options->hashing.extra = options_get(host, "hash_extra").number == 0 ? CONTROLLER_EXTRA_EMPTY
-                                                                         : CONTROLLER_EXTRA_NONE;
-    options->snapshot = options_get(host, "snapshot").text;
-    options->snapshot_interval_ms = (uint64_t)options_get(host, "snapshot_interval").number;
+    options->host = kvl_setting_get(host, "host").text;
+    options->pull_port = (int32_t)kvl_setting_get(host, "pull_port").number;
+    options->reply_port = (int32_t)kvl_setting_get(host, "reply_port").number;
+    options->heartbeat_port = (int32_t)kvl_setting_get(host, "heartbeat_port").number;
+    options->http = kvl_setting_get(host, "http").number != 0;
+    options->http_host = kvl_setting_get(host, "http_host").text;
+    options->http_port = (int32_t)kvl_setting_get(host, "http_port").number;
+    options->allow_remote = kvl_setting_get(host, "allow_remote").number != 0;
+    options->health_check_interval_ms =
+        (uint64_t)kvl_setting_get(host, "health_check_interval").number;
+    options->worker_timeout_ms = (uint64_t)kvl_setting_get(host, "lmcache_worker_timeout").number;
+    options->control_timeout_ms = (uint64_t)kvl_setting_get(host, "control_timeout").number;
+    options->hashing.chunk_size = (uint32_t)kvl_setting_get(host, "chunk_size").number;
+    options->hashing.extra = kvl_setting_get(host, "hash_extra").number == 0
+                                 ? CONTROLLER_EXTRA_EMPTY
+                                 : CONTROLLER_EXTRA_NONE;
+    options->snapshot = kvl_setting_get(host, "snapshot").text;
+    options->snapshot_interval_ms = (uint64_t)kvl_setting_get(host, "snapshot_interval").number;
     options->limits = (struct controller_limits){
-        .frame_bytes = (uint32_t)options_get(host, "max_frame").number,
-        .list_items = (uint32_t)options_get(host, "max_list").number,
+        .frame_bytes = (uint32_t)kvl_setting_get(host, "max_frame").number,
+        .list_items = (uint32_t)kvl_setting_get(host, "max_list").number,
         .text_bytes = TEXT_MAX,
         .depth = DEPTH_MAX,
     };
-    options->batch_count_max = (uint64_t)options_get(host, "max_batches").number;
+    options->batch_count_max = (uint64_t)kvl_setting_get(host, "max_batches").number;
     options_read_replica(host, options);
     if (options->health_check_interval_ms != 0 && options->health_check_interval_ms < 1000) {
-        return controller_err(err, -EINVAL,
-                              "controller: health_check_interval is 0 or at least 1s, not %" PRIu64
-                              " ms",
-                              options->health_check_interval_ms);
+        return kvl_fail(err, -EINVAL,
+                        "controller: health_check_interval is 0 or at least 1s, not %" PRIu64 " ms",
+                        options->health_check_interval_ms);
     }
     if (options->standby_of[0] != '\0' && kvl_sock_parse(options->standby_of, &primary) < 0) {
-        return controller_err(err, -EINVAL, "controller: standby_of '%s' is no host:port",
-                              options->standby_of);
+        return kvl_fail(err, -EINVAL, "controller: standby_of '%s' is no host:port",
+                        options->standby_of);
     }
     if (controller_bind_check(options->host, options->allow_remote, err) < 0) {
         return -EINVAL;
@@ -226,7 +197,7 @@ int controller_options_read(const struct kvl_host *host, struct controller_optio
                             struct kvl_err *err)
 {
     struct controller_options options = {
-        .role = (enum controller_role_name)options_get(host, "role").number,
+        .role = (enum controller_role_name)kvl_setting_get(host, "role").number,
         .host = "",
         .http_host = "",
         .snapshot = "",

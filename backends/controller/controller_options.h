@@ -63,7 +63,4 @@ int controller_worker_options_read(const struct kvl_host *host,
                                    struct controller_worker_options *options_out,
                                    struct kvl_err *err);
 
-/** Fills `err` as far as its size reaches. `err` may be NULL. @return `code`. */
-int controller_err(struct kvl_err *err, int code, const char *fmt, ...) KVL_PRINTF(3, 4);
-
 #endif /* KVL_CONTROLLER_OPTIONS_H */

@@ -10,6 +10,7 @@
 
 #include "controller_bind.h"
 #include "controller_replica_state.h"
+#include "setting.h"
 
 #define IO_REPLICA 1
 
@@ -139,7 +140,7 @@ int controller_replica_open(struct controller_replica *replica, void *zmq, int32
     r = controller_bind(zmq, &own, ZMQ_ROUTER, port < 0 ? 0 : port, IO_REPLICA, &replica->socket,
                         port_out, err);
     if (r == 0 && zmq_setsockopt(replica->socket, ZMQ_ROUTER_MANDATORY, &on, sizeof(on)) != 0) {
-        r = controller_err(err, -zmq_errno(), "controller: cannot set up the replica socket");
+        r = kvl_fail(err, -zmq_errno(), "controller: cannot set up the replica socket");
     }
     return r;
 }
@@ -159,7 +160,7 @@ int controller_replica_start(struct controller_replica *replica, struct kvl_err 
                                              replica, &replica->threads[i]);
 
         if (r < 0) {
-            return controller_err(err, r, "controller: cannot start a thread: %s", strerror(-r));
+            return kvl_fail(err, r, "controller: cannot start a thread: %s", strerror(-r));
         }
         replica->thread_count++;
     }

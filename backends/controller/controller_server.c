@@ -11,6 +11,7 @@
 #include "controller_http.h"
 #include "controller_role.h"
 #include "controller_state.h"
+#include "setting.h"
 
 #define IO_THREADS 2
 #define IO_PULL 0
@@ -105,7 +106,7 @@ static int server_create(const struct kvl_host *host, const struct controller_op
     int r;
 
     if (server == NULL) {
-        return controller_err(err, -ENOMEM, "controller: no memory");
+        return kvl_fail(err, -ENOMEM, "controller: no memory");
     }
     server->host = host;
     server->options = options;
@@ -113,11 +114,11 @@ static int server_create(const struct kvl_host *host, const struct controller_op
          options->standby_of[0] != '\0') &&
         !(KVL_HAS_OP(host->registry_ops, save) && KVL_HAS_OP(host->registry_ops, load))) {
         free(server);
-        return controller_err(err, -ENODEV, "controller: this libkvlane.so writes no snapshots");
+        return kvl_fail(err, -ENODEV, "controller: this libkvlane.so writes no snapshots");
     }
     r = server_init(server);
     if (r < 0) {
-        return controller_err(err, r, "controller: no memory");
+        return kvl_fail(err, r, "controller: no memory");
     }
     *self_out = server;
     return 0;
@@ -176,7 +177,7 @@ static int server_open(struct controller_server *server, struct kvl_err *err)
     server->zmq = zmq_ctx_new();
     if (server->zmq == NULL || zmq_ctx_set(server->zmq, ZMQ_IO_THREADS, IO_THREADS) != 0 ||
         zmq_ctx_set(server->zmq, ZMQ_MAX_SOCKETS, SOCKETS_MAX) != 0) {
-        return controller_err(err, -ENOMEM, "controller: cannot make a ZMQ context");
+        return kvl_fail(err, -ENOMEM, "controller: cannot make a ZMQ context");
     }
     r = controller_bind(server->zmq, options, ZMQ_PULL, options->pull_port, IO_PULL, &server->pull,
                         &server->pull_port, err);
@@ -220,7 +221,7 @@ static int server_run(struct controller_server *server, struct kvl_err *err)
                                         &server->threads[i]);
 
         if (r < 0) {
-            return controller_err(err, r, "controller: cannot start a thread: %s", strerror(-r));
+            return kvl_fail(err, r, "controller: cannot start a thread: %s", strerror(-r));
         }
         server->thread_count++;
     }

@@ -13,6 +13,7 @@
 #include "controller_base.h"
 #include "controller_quiet.h"
 #include "controller_replay.h"
+#include "setting.h"
 #include "sock.h"
 
 /* Bytes that may be on their way to us, and how many are given back at a time. */
@@ -461,15 +462,14 @@ static int standby_check(const struct controller_standby *standby, struct kvl_er
     size_t count = 0;
 
     if (kvl_sock_parse(primary, &name) < 0 || name.is_unix) {
-        return controller_err(err, -EINVAL, "controller: standby_of '%s' is no host:port", primary);
+        return kvl_fail(err, -EINVAL, "controller: standby_of '%s' is no host:port", primary);
     }
     if (!standby->options->allow_remote &&
         (kvl_sock_resolve(&name, 0, &addr, 1, &count) < 0 || !kvl_sock_is_loopback(&addr))) {
-        return controller_err(
-            err, -EACCES,
-            "controller: '%s' is on another machine and says what we believe: set "
-            "allow_remote = yes",
-            primary);
+        return kvl_fail(err, -EACCES,
+                        "controller: '%s' is on another machine and says what we believe: set "
+                        "allow_remote = yes",
+                        primary);
     }
     return 0;
 }
@@ -484,20 +484,20 @@ int controller_standby_start(struct controller_standby *standby, void *zmq, stru
     }
     standby->socket = zmq_socket(zmq, ZMQ_DEALER);
     if (standby->socket == NULL || standby_set_up(standby) < 0) {
-        return controller_err(err, -ENOMEM, "controller: cannot make a socket: %s",
-                              zmq_strerror(zmq_errno()));
+        return kvl_fail(err, -ENOMEM, "controller: cannot make a socket: %s",
+                        zmq_strerror(zmq_errno()));
     }
     (void)snprintf(endpoint, sizeof(endpoint), "tcp://%s", standby->options->standby_of);
     if (zmq_connect(standby->socket, endpoint) != 0) {
-        return controller_err(err, -zmq_errno(), "controller: cannot connect to '%s': %s",
-                              standby->options->standby_of, zmq_strerror(zmq_errno()));
+        return kvl_fail(err, -zmq_errno(), "controller: cannot connect to '%s': %s",
+                        standby->options->standby_of, zmq_strerror(zmq_errno()));
     }
     standby->nonce = standby_nonce(standby);
     controller_replica_refuse(standby->replica, 1);
     r = standby->host->thread_create(standby->host, "kvl-ctl-standby", standby_run, standby,
                                      &standby->thread);
     if (r < 0) {
-        return controller_err(err, r, "controller: cannot start a thread: %s", strerror(-r));
+        return kvl_fail(err, r, "controller: cannot start a thread: %s", strerror(-r));
     }
     standby->has_thread = 1;
     return 0;

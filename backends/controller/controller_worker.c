@@ -21,6 +21,7 @@
 #include "controller_options.h"
 #include "controller_service.h"
 #include "controller_sync.h"
+#include "setting.h"
 
 #define FAREWELL_MS 1000
 
@@ -192,12 +193,12 @@ int controller_worker_create(const struct kvl_host *host,
     if (host->size <
             offsetof(struct kvl_host, store_events_wake) + sizeof(host->store_events_wake) ||
         host->store_events == NULL) {
-        return controller_err(err, -ENODEV,
-                              "controller: this libkvlane.so does not tell changes of its store");
+        return kvl_fail(err, -ENODEV,
+                        "controller: this libkvlane.so does not tell changes of its store");
     }
     worker = calloc(1, sizeof(*worker));
     if (worker == NULL) {
-        return controller_err(err, -ENOMEM, "controller: no memory");
+        return kvl_fail(err, -ENOMEM, "controller: no memory");
     }
     worker->host = host;
     worker->options = *options;
@@ -212,7 +213,7 @@ int controller_worker_create(const struct kvl_host *host,
     r = worker_make(worker);
     if (r < 0) {
         controller_worker_destroy(worker);
-        return controller_err(err, r, "controller: %s", strerror(-r));
+        return kvl_fail(err, r, "controller: %s", strerror(-r));
     }
     *worker_out = worker;
     return 0;
@@ -226,12 +227,12 @@ static int worker_serve(struct controller_worker *worker, struct kvl_err *err)
 
     worker->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (worker->stop_fd < 0) {
-        return controller_err(err, -errno, "controller: cannot make an event descriptor");
+        return kvl_fail(err, -errno, "controller: cannot make an event descriptor");
     }
     r = controller_service_start(worker->service, &port);
     if (r < 0) {
-        return controller_err(err, r, "controller: cannot serve control calls on port %d: %s",
-                              (int)worker->options.port, strerror(-r));
+        return kvl_fail(err, r, "controller: cannot serve control calls on port %d: %s",
+                        (int)worker->options.port, strerror(-r));
     }
     if (worker->options.ip[0] != '\0') {
         (void)snprintf(ip, sizeof(ip), "%s", worker->options.ip);
@@ -267,7 +268,7 @@ int controller_worker_start(struct controller_worker *worker, struct kvl_err *er
     if (r == 0) {
         r = worker_run(worker);
         if (r < 0) {
-            (void)controller_err(err, r, "controller: cannot start its threads: %s", strerror(-r));
+            (void)kvl_fail(err, r, "controller: cannot start its threads: %s", strerror(-r));
         }
     }
     if (r < 0) {

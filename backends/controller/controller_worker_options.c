@@ -3,31 +3,21 @@
 #include <string.h>
 
 #include "controller_options.h"
+#include "setting.h"
 #include "sock.h"
-
-static struct kvl_setting options_get(const struct kvl_host *host, const char *name)
-{
-    struct kvl_setting setting = {.text = ""};
-
-    if (host->setting(host, name, &setting) < 0 || setting.text == NULL) {
-        setting.text = "";
-    }
-    return setting;
-}
 
 static uint64_t options_number(const struct kvl_host *host, const char *name)
 {
-    return (uint64_t)options_get(host, name).number;
+    return (uint64_t)kvl_setting_get(host, name).number;
 }
 
 static int options_text(const struct kvl_host *host, const char *name, const char **text_out,
                         struct kvl_err *err)
 {
-    const char *text = options_get(host, name).text;
+    const char *text = kvl_setting_get(host, name).text;
 
     if (strlen(text) > KVL_NAME_MAX) {
-        return controller_err(err, -EINVAL, "controller: %s is longer than %u bytes", name,
-                              KVL_NAME_MAX);
+        return kvl_fail(err, -EINVAL, "controller: %s is longer than %u bytes", name, KVL_NAME_MAX);
     }
     *text_out = text;
     return 0;
@@ -66,10 +56,10 @@ static int options_url(const struct kvl_host *host, const char *name, const char
     }
     *url_out = options_bare(*url_out);
     if (kvl_sock_parse(*url_out, &parsed) < 0 || parsed.is_unix || parsed.port == 0) {
-        return controller_err(err, -EINVAL,
-                              "controller: role worker needs %s = host:port of the controller, "
-                              "not '%s'",
-                              name, *url_out);
+        return kvl_fail(err, -EINVAL,
+                        "controller: role worker needs %s = host:port of the controller, "
+                        "not '%s'",
+                        name, *url_out);
     }
     return 0;
 }
@@ -80,7 +70,7 @@ static int options_texts(const struct kvl_host *host, struct controller_worker_o
     int r = options_text(host, "instance_id", &options->instance_id, err);
 
     if (r == 0 && options->instance_id[0] == '\0') {
-        r = controller_err(err, -EINVAL, "controller: role worker needs an instance_id");
+        r = kvl_fail(err, -EINVAL, "controller: role worker needs an instance_id");
     }
     if (r == 0) {
         r = options_url(host, "controller_pull_url", &options->pull_url, err);
@@ -102,9 +92,9 @@ int controller_worker_options_read(const struct kvl_host *host,
                                    struct kvl_err *err)
 {
     struct controller_worker_options options = {
-        .worker_id = options_get(host, "worker_id").number,
-        .port = (int32_t)options_get(host, "worker_port").number,
-        .allow_remote = options_get(host, "allow_remote").number != 0,
+        .worker_id = kvl_setting_get(host, "worker_id").number,
+        .port = (int32_t)kvl_setting_get(host, "worker_port").number,
+        .allow_remote = kvl_setting_get(host, "allow_remote").number != 0,
         .heartbeat_delay_ms = options_number(host, "heartbeat_delay"),
         .heartbeat_ms = options_number(host, "heartbeat_time"),
         .batch_size = (uint32_t)options_number(host, "batch_size"),
@@ -124,11 +114,10 @@ int controller_worker_options_read(const struct kvl_host *host,
     options.peer_init_url = options_bare(options.peer_init_url);
     if (!options.allow_remote && options.ip[0] == '\0' &&
         (!options_is_local(options.pull_url) || !options_is_local(options.reply_url))) {
-        return controller_err(
-            err, -EINVAL,
-            "controller: a controller at '%s' cannot reach our control service "
-            "on 127.0.0.1: set allow_remote = yes, or ip to what it is to be told",
-            options.reply_url);
+        return kvl_fail(err, -EINVAL,
+                        "controller: a controller at '%s' cannot reach our control service "
+                        "on 127.0.0.1: set allow_remote = yes, or ip to what it is to be told",
+                        options.reply_url);
     }
     *options_out = options;
     return 0;

@@ -7,6 +7,7 @@
 #include <kvlane/backend.h>
 
 #include "disk_store.h"
+#include "setting.h"
 
 #ifndef KVL_BUILD_ID
 #define KVL_BUILD_ID "dev"
@@ -30,7 +31,7 @@ static int disk_create(const struct kvl_host *host, void **self_out, struct kvl_
     }
     r = disk_store_create(host, &options, &store);
     if (r < 0) {
-        return disk_err(err, r, "disk: no memory");
+        return kvl_fail(err, r, "disk: no memory");
     }
     *self_out = store;
     return 0;

@@ -2,10 +2,9 @@
 #include "disk_options.h"
 
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
 
 #include "disk_record.h"
+#include "setting.h"
 
 #define KIB 1024ll
 #define MIB (1024 * KIB)
@@ -26,21 +25,6 @@ const struct kvl_option disk_option_table[DISK_OPTION_COUNT] = {
     {"threads", KVL_OPTION_INT, 0, "2", NULL, 1, 64, "threads that read"},
     {"max_in_flight", KVL_OPTION_INT, 0, "1024", NULL, 1, 65536, "batches accepted at a time"},
 };
-
-int disk_err(struct kvl_err *err, int code, const char *fmt, ...)
-{
-    va_list args;
-
-    if (err == NULL || err->size < sizeof(*err)) {
-        return code;
-    }
-    err->code = code;
-    err->os_errno = -code;
-    va_start(args, fmt);
-    (void)vsnprintf(err->text, sizeof(err->text), fmt, args);
-    va_end(args);
-    return code;
-}
 
 static uint64_t options_number(const struct kvl_host *host, const char *name)
 {
@@ -68,16 +52,16 @@ static int options_check(const struct disk_options *options, struct kvl_err *err
     const unsigned long long segment = options->segment;
 
     if (options->path == NULL || options->path[0] != '/') {
-        return disk_err(err, -EINVAL, "disk: path must be an absolute folder, not '%s'",
+        return kvl_fail(err, -EINVAL, "disk: path must be an absolute folder, not '%s'",
                         options->path == NULL ? "" : options->path);
     }
     if (segment < MIB || segment > budget / 4) {
-        return disk_err(err, -EINVAL,
+        return kvl_fail(err, -EINVAL,
                         "disk: segment must be 1 MiB to a quarter of the budget (%llu), not %llu",
                         budget / 4, segment);
     }
     if (budget / segment > DISK_SEGMENTS_MAX) {
-        return disk_err(err, -EINVAL,
+        return kvl_fail(err, -EINVAL,
                         "disk: segments of %llu bytes would make more than %u open files of a "
                         "budget of %llu",
                         segment, DISK_SEGMENTS_MAX, budget);

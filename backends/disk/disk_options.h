@@ -32,7 +32,4 @@ extern const struct kvl_option disk_option_table[DISK_OPTION_COUNT];
 int disk_options_read(const struct kvl_host *host, struct disk_options *options_out,
                       struct kvl_err *err);
 
-/** Fills `err` as far as its size reaches. `err` may be NULL. @return `code`. */
-int disk_err(struct kvl_err *err, int code, const char *fmt, ...) KVL_PRINTF(3, 4);
-
 #endif /* KVL_DISK_OPTIONS_H */

@@ -16,6 +16,7 @@
 #include <xxhash.h>
 
 #include "disk_log.h"
+#include "setting.h"
 
 struct scan {
     struct disk_log *log;
@@ -37,7 +38,7 @@ static int scan_make_folder(const char *path, struct kvl_err *err)
     const size_t length = strlen(path);
 
     if (length == 0 || length >= sizeof(parent)) {
-        return disk_err(err, -ENAMETOOLONG, "disk: path is too long");
+        return kvl_fail(err, -ENAMETOOLONG, "disk: path is too long");
     }
     /* each part in turn; those that are there stay as they are */
     for (size_t i = 1; i <= length; i++) {
@@ -47,7 +48,7 @@ static int scan_make_folder(const char *path, struct kvl_err *err)
         memcpy(parent, path, i);
         parent[i] = '\0';
         if (mkdir(parent, 0700) != 0 && errno != EEXIST) {
-            return disk_err(err, -errno, "disk: cannot make folder '%s': %s", parent,
+            return kvl_fail(err, -errno, "disk: cannot make folder '%s': %s", parent,
                             strerror(errno));
         }
     }
@@ -65,11 +66,11 @@ static int scan_lock_folder(struct disk_log *log, struct kvl_err *err)
     }
     log->dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (log->dir_fd < 0) {
-        return disk_err(err, -errno, "disk: cannot open folder '%s': %s", path, strerror(errno));
+        return kvl_fail(err, -errno, "disk: cannot open folder '%s': %s", path, strerror(errno));
     }
     if (flock(log->dir_fd, LOCK_EX | LOCK_NB) != 0) {
         r = errno == EWOULDBLOCK ? -EBUSY : -errno;
-        return disk_err(err, r,
+        return kvl_fail(err, r,
                         r == -EBUSY ? "disk: folder '%s' is in use by another instance (%s)"
                                     : "disk: cannot lock folder '%s': %s",
                         path, strerror(-r));
@@ -79,7 +80,7 @@ static int scan_lock_folder(struct disk_log *log, struct kvl_err *err)
                  path);
     }
     if (faccessat(log->dir_fd, ".", W_OK | X_OK, AT_EACCESS) != 0) {
-        return disk_err(err, -errno, "disk: cannot write to folder '%s': %s", path,
+        return kvl_fail(err, -errno, "disk: cannot write to folder '%s': %s", path,
                         strerror(errno));
     }
     return 0;
@@ -365,7 +366,7 @@ int disk_log_open(struct disk_log *log, struct kvl_err *err)
     free(scan.buffer);
     free(scan.numbers);
     if (r < 0) {
-        return disk_err(err, r, "disk: cannot read folder '%s': %s", log->options->path,
+        return kvl_fail(err, r, "disk: cannot read folder '%s': %s", log->options->path,
                         strerror(-r));
     }
     disk_log_totals(log, &totals);

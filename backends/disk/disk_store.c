@@ -8,6 +8,7 @@
 
 #include "disk_read.h"
 #include "disk_write.h"
+#include "setting.h"
 
 int disk_store_create(const struct kvl_host *host, const struct disk_options *options,
                       struct disk_store **store_out)
@@ -116,7 +117,7 @@ int disk_store_start(struct disk_store *store, struct kvl_err *err)
     if (r < 0) {
         store_end_threads(store);
         disk_log_close(&store->log);
-        return disk_err(err, r, "disk: cannot make threads: %s", strerror(-r));
+        return kvl_fail(err, r, "disk: cannot make threads: %s", strerror(-r));
     }
     atomic_store(&store->started, true);
     return 0;

@@ -9,6 +9,7 @@
 #include <kvlane/backend.h>
 
 #include "metrics_http.h"
+#include "setting.h"
 
 #ifndef KVL_BUILD_ID
 #define KVL_BUILD_ID "dev"
@@ -31,11 +32,11 @@ static int metrics_create(const struct kvl_host *host, void **self_out, struct k
         return r;
     }
     if (host->size < offsetof(struct kvl_host, health) + sizeof(host->health)) {
-        return metrics_err(err, -ENODEV, "metrics: this libkvlane.so does not tell its counters");
+        return kvl_fail(err, -ENODEV, "metrics: this libkvlane.so does not tell its counters");
     }
     r = metrics_http_create(host, &options, &http);
     if (r < 0) {
-        return metrics_err(err, r, "metrics: no memory");
+        return kvl_fail(err, r, "metrics: no memory");
     }
     *self_out = http;
     return 0;

@@ -12,6 +12,7 @@
 #include <microhttpd.h>
 
 #include "metrics_page.h"
+#include "setting.h"
 
 #define BACKLOG 64
 /* Headers of one request. */
@@ -257,19 +258,19 @@ static int http_listen(struct metrics_http *http, struct kvl_err *err)
     int r = kvl_sock_resolve(&http->options.listen, 1, &addr, 1, &count);
 
     if (r < 0 || count == 0) {
-        return metrics_err(err, r < 0 ? r : -EHOSTUNREACH,
-                           "metrics: cannot resolve listen host '%s'", http->options.listen.host);
+        return kvl_fail(err, r < 0 ? r : -EHOSTUNREACH, "metrics: cannot resolve listen host '%s'",
+                        http->options.listen.host);
     }
     kvl_sock_print(&addr, text, sizeof(text));
     if (!kvl_sock_is_loopback(&addr) && !http->options.allow_remote) {
-        return metrics_err(err, -EACCES,
-                           "metrics: listen address '%s' is open to other hosts and nobody is "
-                           "asked for a password: use a loopback address or set allow_remote = yes",
-                           text);
+        return kvl_fail(err, -EACCES,
+                        "metrics: listen address '%s' is open to other hosts and nobody is "
+                        "asked for a password: use a loopback address or set allow_remote = yes",
+                        text);
     }
     r = kvl_sock_listen(&addr, BACKLOG, &http->listen_fd);
     if (r < 0) {
-        return metrics_err(err, r, "metrics: cannot listen on '%s': %s", text, strerror(-r));
+        return kvl_fail(err, r, "metrics: cannot listen on '%s': %s", text, strerror(-r));
     }
     (void)kvl_sock_local(http->listen_fd, &addr);
     kvl_sock_print(&addr, text, sizeof(text));
@@ -289,7 +290,7 @@ static int http_start_daemon(struct metrics_http *http, struct kvl_err *err)
         http, MHD_OPTION_NOTIFY_COMPLETED, http_completed, http, MHD_OPTION_STRICT_FOR_CLIENT, 1,
         MHD_OPTION_END);
     if (http->daemon == NULL) {
-        return metrics_err(err, -EIO, "metrics: libmicrohttpd %s did not start", MHD_get_version());
+        return kvl_fail(err, -EIO, "metrics: libmicrohttpd %s did not start", MHD_get_version());
     }
     http->listen_fd = -1; /* the daemon closes it */
     return 0;
@@ -302,10 +303,10 @@ int metrics_http_start(struct metrics_http *http, struct kvl_err *err)
     int r;
 
     if (metrics_page_unknown_need(&view, name, sizeof(name)) != NULL) {
-        return metrics_err(err, -EINVAL, "metrics: needs names '%s', which is no section", name);
+        return kvl_fail(err, -EINVAL, "metrics: needs names '%s', which is no section", name);
     }
     http->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    r = http->wake_fd < 0 ? metrics_err(err, -errno, "metrics: cannot make an event descriptor")
+    r = http->wake_fd < 0 ? kvl_fail(err, -errno, "metrics: cannot make an event descriptor")
                           : http_listen(http, err);
     if (r == 0) {
         r = http_start_daemon(http, err);
@@ -314,7 +315,7 @@ int metrics_http_start(struct metrics_http *http, struct kvl_err *err)
         r = http->host->thread_create(http->host, "kvl-metrics", http_main, http, &http->thread);
         http->running = r == 0;
         if (r < 0) {
-            (void)metrics_err(err, r, "metrics: cannot start its thread: %s", strerror(-r));
+            (void)kvl_fail(err, r, "metrics: cannot start its thread: %s", strerror(-r));
         }
     }
     if (r < 0) {

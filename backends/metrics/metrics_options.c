@@ -2,9 +2,9 @@
 #include "metrics_options.h"
 
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
+
+#include "setting.h"
 
 #define PREFIX_MAX 32u
 
@@ -22,35 +22,6 @@ const struct kvl_option metrics_option_table[METRICS_OPTION_COUNT] = {
      "more wait in the kernel until one ends"},
 };
 
-int metrics_err(struct kvl_err *err, int code, const char *fmt, ...)
-{
-    va_list args;
-    int n;
-
-    if (err == NULL || err->size < sizeof(*err)) {
-        return code;
-    }
-    err->code = code;
-    err->os_errno = -code;
-    va_start(args, fmt);
-    n = vsnprintf(err->text, sizeof(err->text), fmt, args);
-    va_end(args);
-    if (n < 0) {
-        err->text[0] = '\0';
-    }
-    return code;
-}
-
-static struct kvl_setting options_get(const struct kvl_host *host, const char *name)
-{
-    struct kvl_setting setting = {.text = ""};
-
-    if (host->setting(host, name, &setting) < 0 || setting.text == NULL) {
-        setting.text = "";
-    }
-    return setting;
-}
-
 /* What Prometheus takes as the beginning of a name. */
 static int options_prefix_ok(const char *prefix)
 {
@@ -64,24 +35,24 @@ static int options_prefix_ok(const char *prefix)
 int metrics_options_read(const struct kvl_host *host, struct metrics_options *options_out,
                          struct kvl_err *err)
 {
-    const char *listen = options_get(host, "listen").text;
+    const char *listen = kvl_setting_get(host, "listen").text;
     struct metrics_options options = {
-        .allow_remote = options_get(host, "allow_remote").number != 0,
-        .prefix = options_get(host, "prefix").text,
-        .needs = options_get(host, "needs").text,
-        .timeout_ms = (uint64_t)options_get(host, "timeout").number,
-        .max_connections = (uint32_t)options_get(host, "max_connections").number,
+        .allow_remote = kvl_setting_get(host, "allow_remote").number != 0,
+        .prefix = kvl_setting_get(host, "prefix").text,
+        .needs = kvl_setting_get(host, "needs").text,
+        .timeout_ms = (uint64_t)kvl_setting_get(host, "timeout").number,
+        .max_connections = (uint32_t)kvl_setting_get(host, "max_connections").number,
     };
 
     if (kvl_sock_parse(listen, &options.listen) < 0 || options.listen.is_unix) {
-        return metrics_err(err, -EINVAL,
-                           "metrics: listen address '%s' is none of host:port, [v6]:port", listen);
+        return kvl_fail(err, -EINVAL,
+                        "metrics: listen address '%s' is none of host:port, [v6]:port", listen);
     }
     if (!options_prefix_ok(options.prefix)) {
-        return metrics_err(err, -EINVAL,
-                           "metrics: prefix '%s' is not 1 to %u letters, digits and '_' that begin "
-                           "with no digit",
-                           options.prefix, PREFIX_MAX);
+        return kvl_fail(err, -EINVAL,
+                        "metrics: prefix '%s' is not 1 to %u letters, digits and '_' that begin "
+                        "with no digit",
+                        options.prefix, PREFIX_MAX);
     }
     *options_out = options;
     return 0;

@@ -28,9 +28,6 @@ extern const struct kvl_option metrics_option_table[METRICS_OPTION_COUNT];
 int metrics_options_read(const struct kvl_host *host, struct metrics_options *options_out,
                          struct kvl_err *err);
 
-/** Fills `err` as far as its size reaches. `err` may be NULL. @return `code`. */
-int metrics_err(struct kvl_err *err, int code, const char *fmt, ...) KVL_PRINTF(3, 4);
-
 /** True when `name` is one of the words between the commas of `list`. */
 int metrics_list_has(const char *list, const char *name);
 

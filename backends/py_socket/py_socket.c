@@ -18,6 +18,7 @@
 #include "py_socket_options.h"
 #include "py_socket_seek.h"
 #include "py_socket_zmq.h"
+#include "setting.h"
 
 #ifndef KVL_BUILD_ID
 #define KVL_BUILD_ID "dev"
@@ -58,7 +59,7 @@ static int py_socket_create(const struct kvl_host *host, void **self_out, struct
     int r;
 
     if (self == NULL) {
-        return py_socket_err(err, -ENOMEM, "py_socket: no memory");
+        return kvl_fail(err, -ENOMEM, "py_socket: no memory");
     }
     self->host = host;
     r = py_socket_options_read(host, &self->options, err);
@@ -96,7 +97,7 @@ static int start_chunks(struct py_socket *self, struct kvl_err *err)
     }
     config.channel = self->channel;
     r = py_socket_seek_start(&config, &self->seek);
-    return r < 0 ? py_socket_err(err, r, "cannot start a thread: %s", strerror(-r)) : 0;
+    return r < 0 ? kvl_fail(err, r, "cannot start a thread: %s", strerror(-r)) : 0;
 }
 
 /* The socket is bound before the channel tells peers where it is, and answers once there are peers
@@ -129,7 +130,7 @@ static int start_lookup(struct py_socket *self, struct kvl_err *err)
     py_socket_move_ops(&self->move, &self->move_ops);
     r = py_socket_lookup_start(self->lookup, py_socket_channel_peers(self->channel),
                                &self->move_ops);
-    return r < 0 ? py_socket_err(err, r, "cannot start a thread: %s", strerror(-r)) : 0;
+    return r < 0 ? kvl_fail(err, r, "cannot start a thread: %s", strerror(-r)) : 0;
 }
 
 static int py_socket_start(void *arg, struct kvl_err *err)
@@ -148,7 +149,7 @@ static int py_socket_start(void *arg, struct kvl_err *err)
     self->data.serve = &self->serve;
     r = py_socket_data_start(&self->data);
     if (r < 0) {
-        return py_socket_err(err, r, "py_socket: cannot start its threads: %s", strerror(-r));
+        return kvl_fail(err, r, "py_socket: cannot start its threads: %s", strerror(-r));
     }
     r = bind_lookup(self, err);
     if (r == 0) {

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "py_socket_lease.h"
+#include "setting.h"
 
 /* ---- what the link tells ---- */
 
@@ -74,16 +75,16 @@ static int channel_check(const struct kvl_channel_params *params, struct kvl_err
 {
     if (params->size < sizeof(*params) || params->role == 0 ||
         (params->role & ~KVL_CHANNEL_BOTH) != 0 || (params->flags & ~KVL_CHANNEL_ASYNC) != 0) {
-        return py_socket_err(err, -EINVAL, "role or flags are none");
+        return kvl_fail(err, -EINVAL, "role or flags are none");
     }
     if (params->align_bytes < 64 || (params->align_bytes & (params->align_bytes - 1)) != 0 ||
         params->buffer_bytes == 0 || params->buffer_bytes % params->align_bytes != 0 ||
         params->buffer_bytes > INT64_MAX) {
-        return py_socket_err(
-            err, -EINVAL, "the buffer must be a multiple of align_bytes, a power of two from 64");
+        return kvl_fail(err, -EINVAL,
+                        "the buffer must be a multiple of align_bytes, a power of two from 64");
     }
     if (params->buffer == NULL && params->buffer_fd >= 0) {
-        return py_socket_err(err, -EINVAL, "buffer_fd without a buffer");
+        return kvl_fail(err, -EINVAL, "buffer_fd without a buffer");
     }
     return 0;
 }
@@ -112,20 +113,20 @@ static int channel_memory(struct kvl_channel *channel, const struct kvl_channel_
         r = py_socket_memfd_create("kvlane-channel", params->buffer_bytes, peers_write,
                                    &channel->own);
         if (r < 0) {
-            return py_socket_err(err, r, "no memory for a buffer of %llu bytes",
-                                 (unsigned long long)params->buffer_bytes);
+            return kvl_fail(err, r, "no memory for a buffer of %llu bytes",
+                            (unsigned long long)params->buffer_bytes);
         }
         channel->buffer = channel->own.base;
         channel->buffer_fd =
             py_socket_memfd_lend(channel->own.fd, params->buffer_bytes, peers_write);
     } else if (params->buffer_fd >= 0) {
         if (__builtin_add_overflow(end, params->buffer_bytes, &end)) {
-            return py_socket_err(err, -EINVAL, "buffer_offset is none");
+            return kvl_fail(err, -EINVAL, "buffer_offset is none");
         }
         channel->buffer_offset = params->buffer_offset;
         channel->buffer_fd = py_socket_memfd_lend(params->buffer_fd, end, peers_write);
         if (channel->buffer_fd == -EINVAL) {
-            return py_socket_err(err, -EINVAL, "buffer_fd is shorter than the buffer");
+            return kvl_fail(err, -EINVAL, "buffer_fd is shorter than the buffer");
         }
         if (channel->buffer_fd < 0) {
             kvl_info(channel->host->log,
@@ -194,11 +195,11 @@ static int channel_start(struct kvl_channel *channel, const struct kvl_channel_p
     py_socket_timer_add(&channel->data->loops.loop[0], &channel->timer, channel_tick);
     r = channel_control(channel);
     if (r < 0) {
-        return py_socket_err(err, r, "no control page: %s", strerror(-r));
+        return kvl_fail(err, r, "no control page: %s", strerror(-r));
     }
     r = py_socket_ops_init(channel);
     if (r < 0) {
-        return py_socket_err(err, r, "no memory");
+        return kvl_fail(err, r, "no memory");
     }
     channel_boot_id(channel->offer.boot_id);
     channel->offer.buffer_bytes = channel->buffer_bytes;
@@ -248,7 +249,7 @@ int py_socket_channel_open(void *self, struct kvl_channel_params *params,
     }
     channel = channel_create(data, params);
     if (channel == NULL) {
-        return py_socket_err(err, -ENOMEM, "no memory");
+        return kvl_fail(err, -ENOMEM, "no memory");
     }
     pthread_mutex_lock(&data->lock);
     channel->next = data->channels;

@@ -11,6 +11,7 @@
 #include "py_socket_core.h"
 #include "py_socket_peers.h"
 #include "py_socket_url.h"
+#include "setting.h"
 
 /* Connections whose peer is not known yet: so many at a time, and for so long. */
 #define STRANGERS_MAX 64u
@@ -145,7 +146,7 @@ static int door_open_tcp(struct kvl_channel *channel, const struct kvl_sock_name
     int r = kvl_sock_resolve(name, 1, &addr, 1, &count);
 
     if (r < 0) {
-        return py_socket_err(err, r, "the host of peer_init_url does not resolve");
+        return kvl_fail(err, r, "the host of peer_init_url does not resolve");
     }
     kvl_sock_set_port(&addr, options->data_port);
     r = py_socket_options_may_bind(options, "peer_init_url", &addr, err);
@@ -154,8 +155,8 @@ static int door_open_tcp(struct kvl_channel *channel, const struct kvl_sock_name
     }
     r = kvl_sock_listen(&addr, BACKLOG, &fd);
     if (r < 0) {
-        return py_socket_err(err, r, "cannot listen for data at port %u of '%s': %s",
-                             options->data_port, name->host, strerror(-r));
+        return kvl_fail(err, r, "cannot listen for data at port %u of '%s': %s", options->data_port,
+                        name->host, strerror(-r));
     }
     r = kvl_sock_local(fd, &addr);
     if (r == 0) {
@@ -164,7 +165,7 @@ static int door_open_tcp(struct kvl_channel *channel, const struct kvl_sock_name
     }
     if (r < 0) {
         close(fd);
-        return py_socket_err(err, r, "cannot say where data is listened for");
+        return kvl_fail(err, r, "cannot say where data is listened for");
     }
     return door_open_fd(channel, &channel->doors[1], fd, false);
 }
@@ -180,7 +181,7 @@ int py_socket_doors_open(struct kvl_channel *channel, const char *peer_init_url,
     }
     r = py_socket_url_parse(peer_init_url, &name);
     if (r < 0) {
-        return py_socket_err(err, r, "peer_init_url '%s' is not host:port", peer_init_url);
+        return kvl_fail(err, r, "peer_init_url '%s' is not host:port", peer_init_url);
     }
     if (channel->options->shm && door_open_unix(channel) < 0) {
         channel->offer.shm_name[0] = '\0'; /* TCP reaches this host too */

@@ -13,6 +13,7 @@
 
 #include "py_socket_link_parts.h"
 #include "py_socket_url.h"
+#include "setting.h"
 
 #define EVENTS 64
 
@@ -266,8 +267,8 @@ static int link_make_fds(struct py_socket_link *link)
 int link_copy_url(const char *what, const char *url, char *url_out, struct kvl_err *err)
 {
     if (url != NULL && strlen(url) > KVL_CHANNEL_URL_MAX) {
-        return py_socket_err(err, -EINVAL, "py_socket: %s is longer than %u bytes", what,
-                             KVL_CHANNEL_URL_MAX);
+        return kvl_fail(err, -EINVAL, "py_socket: %s is longer than %u bytes", what,
+                        KVL_CHANNEL_URL_MAX);
     }
     snprintf(url_out, KVL_CHANNEL_URL_ROOM, "%s", url == NULL ? "" : url);
     return 0;
@@ -280,7 +281,7 @@ int py_socket_link_create(const struct py_socket_link_config *config,
     int r;
 
     if (link == NULL) {
-        return py_socket_err(err, -ENOMEM, "py_socket: no memory");
+        return kvl_fail(err, -ENOMEM, "py_socket: no memory");
     }
     link->config = *config;
     link->config.peer_init_url = NULL; /* copied below */
@@ -309,7 +310,7 @@ int py_socket_link_create(const struct py_socket_link_config *config,
         return 0;
     }
     py_socket_link_close(link);
-    return r == -EINVAL ? r : py_socket_err(err, r, "py_socket: %s", strerror(-r));
+    return r == -EINVAL ? r : kvl_fail(err, r, "py_socket: %s", strerror(-r));
 }
 
 uint64_t py_socket_link_incarnation(const struct py_socket_link *link)
@@ -350,7 +351,7 @@ int py_socket_link_start(struct py_socket_link *link, const struct py_socket_off
         link->has_thread = r == 0;
     }
     if (r < 0) {
-        return py_socket_err(err, r, "py_socket: cannot start a channel: %s", strerror(-r));
+        return kvl_fail(err, r, "py_socket: cannot start a channel: %s", strerror(-r));
     }
     if (link->rep != NULL) {
         kvl_info(host->log, "py_socket: peers are let in at '%s', incarnation %" PRIx64, link->url,

@@ -12,6 +12,7 @@
 #include <zmq.h>
 
 #include "py_socket_lookup_parts.h"
+#include "setting.h"
 
 #define ANSWER_ROOM 128u
 #define COMPLAIN_MS 1000u
@@ -211,14 +212,14 @@ int py_socket_lookup_create(const struct py_socket_lookup_config *config,
     int r = 0;
 
     if (lookup == NULL) {
-        return py_socket_err(err, -ENOMEM, "py_socket: no memory");
+        return kvl_fail(err, -ENOMEM, "py_socket: no memory");
     }
     lookup->config = *config;
     pthread_mutex_init(&lookup->lock, NULL);
     pthread_cond_init(&lookup->freed, NULL);
     lookup->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (lookup->stop_fd < 0) {
-        r = py_socket_err(err, -errno, "py_socket: no eventfd: %s", strerror(errno));
+        r = kvl_fail(err, -errno, "py_socket: no eventfd: %s", strerror(errno));
     } else if (config->bind != NULL && config->bind[0] != '\0') {
         r = py_socket_zmq_serve(config->zmq, "lookup_bind", config->bind, PY_SOCKET_LOOKUP_BYTES,
                                 &lookup->rep, lookup->url, err);

@@ -2,7 +2,6 @@
 #include "py_socket_options.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +9,7 @@
 #include <zmq.h>
 
 #include "py_socket_url.h"
+#include "setting.h"
 
 #define HOUR_MS (3600ll * 1000)
 
@@ -43,39 +43,6 @@ const struct kvl_option py_socket_option_table[PY_SOCKET_OPTION_COUNT] = {
      "TCP port of the data plane; 0 lets the kernel pick"},
     {"shm", KVL_OPTION_BOOL, 0, "yes", NULL, 0, 0, "shared memory with peers of the same host"},
 };
-
-int py_socket_err(struct kvl_err *err, int code, const char *fmt, ...)
-{
-    va_list args;
-    int n;
-
-    if (err == NULL || err->size < sizeof(*err)) {
-        return code;
-    }
-    err->code = code;
-    err->os_errno = -code;
-    va_start(args, fmt);
-    n = vsnprintf(err->text, sizeof(err->text), fmt, args);
-    va_end(args);
-    if (n < 0) {
-        err->text[0] = '\0';
-    }
-    return code;
-}
-
-static int64_t options_number(const struct kvl_host *host, const char *name)
-{
-    struct kvl_setting setting = {0};
-
-    return host->setting(host, name, &setting) == 0 ? setting.number : 0;
-}
-
-static const char *options_text(const struct kvl_host *host, const char *name)
-{
-    struct kvl_setting setting = {0};
-
-    return host->setting(host, name, &setting) == 0 && setting.text != NULL ? setting.text : "";
-}
 
 /* Takes one entry of a list with commas, without the blanks around it. @return 1; 0 at the end. */
 static int options_next(const char **list, const char **entry_out, size_t *length_out)
@@ -116,12 +83,12 @@ static int options_room(const char *name, const char *list, uint32_t max, size_t
     uint32_t count = options_entries(list);
 
     if (count > max) {
-        return py_socket_err(err, -EINVAL, "py_socket: %s has more than %u entries", name, max);
+        return kvl_fail(err, -EINVAL, "py_socket: %s has more than %u entries", name, max);
     }
     if (count > 0) {
         *room_out = calloc(count, size);
         if (*room_out == NULL) {
-            return py_socket_err(err, -ENOMEM, "py_socket: no memory");
+            return kvl_fail(err, -ENOMEM, "py_socket: no memory");
         }
     }
     return (int)count;
@@ -146,8 +113,8 @@ static int options_read_peers(const char *list, struct py_socket_options *option
         snprintf(text, sizeof(text), "%.*s", (int)length, entry);
         if (length >= sizeof(text) ||
             py_socket_url_normal(text, options->peers[options->peer_count]) < 0) {
-            return py_socket_err(
-                err, -EINVAL, "py_socket: peers: '%s' is none of host:port, [v6]:port, port", text);
+            return kvl_fail(err, -EINVAL,
+                            "py_socket: peers: '%s' is none of host:port, [v6]:port, port", text);
         }
         options->peer_count++;
     }
@@ -182,9 +149,9 @@ static int options_read_peer_keys(const char *list, struct py_socket_options *op
     options->curve_peer_keys = room;
     while (options_next(&list, &entry, &length)) {
         if (!options_is_key(entry, length)) {
-            return py_socket_err(err, -EINVAL,
-                                 "py_socket: curve_peer_keys: entry %u is no key of 40 characters",
-                                 options->curve_peer_count + 1);
+            return kvl_fail(err, -EINVAL,
+                            "py_socket: curve_peer_keys: entry %u is no key of 40 characters",
+                            options->curve_peer_count + 1);
         }
         memcpy(options->curve_peer_keys[options->curve_peer_count++], entry, length);
     }
@@ -233,10 +200,10 @@ static int options_read_server_keys(const char *list, struct py_socket_options *
     while (options_next(&list, &entry, &length)) {
         if (options_read_server_key(entry, length,
                                     &options->curve_server_keys[options->curve_server_count]) < 0) {
-            return py_socket_err(err, -EINVAL,
-                                 "py_socket: curve_server_keys: entry %u is neither a key of 40 "
-                                 "characters nor host:port=KEY",
-                                 options->curve_server_count + 1);
+            return kvl_fail(err, -EINVAL,
+                            "py_socket: curve_server_keys: entry %u is neither a key of 40 "
+                            "characters nor host:port=KEY",
+                            options->curve_server_count + 1);
         }
         options->curve_server_count++;
     }
@@ -247,31 +214,31 @@ static int options_read_server_keys(const char *list, struct py_socket_options *
 static int options_read_curve(const struct kvl_host *host, struct py_socket_options *options,
                               struct kvl_err *err)
 {
-    const char *public_key = options_text(host, "curve_public_key");
-    const char *peer_keys = options_text(host, "curve_peer_keys");
-    const char *server_keys = options_text(host, "curve_server_keys");
+    const char *public_key = kvl_setting_text(host, "curve_public_key");
+    const char *peer_keys = kvl_setting_text(host, "curve_peer_keys");
+    const char *server_keys = kvl_setting_text(host, "curve_server_keys");
     int r;
 
-    options->curve_secret_key = options_text(host, "curve_secret_key");
+    options->curve_secret_key = kvl_setting_text(host, "curve_secret_key");
     options->with_curve = options->curve_secret_key[0] != '\0';
     if (!options->with_curve) {
         return public_key[0] == '\0' && peer_keys[0] == '\0' && server_keys[0] == '\0'
                    ? 0
-                   : py_socket_err(err, -EINVAL,
-                                   "py_socket: curve_ keys are there without curve_secret_key");
+                   : kvl_fail(err, -EINVAL,
+                              "py_socket: curve_ keys are there without curve_secret_key");
     }
     if (!zmq_has("curve")) {
-        return py_socket_err(err, -EINVAL,
-                             "py_socket: curve_secret_key: this libzmq was built without CURVE");
+        return kvl_fail(err, -EINVAL,
+                        "py_socket: curve_secret_key: this libzmq was built without CURVE");
     }
     if (!options_is_key(options->curve_secret_key, strlen(options->curve_secret_key)) ||
         zmq_curve_public(options->curve_public_key, options->curve_secret_key) < 0) {
-        return py_socket_err(err, -EINVAL,
-                             "py_socket: curve_secret_key is no key of 40 characters of Z85");
+        return kvl_fail(err, -EINVAL,
+                        "py_socket: curve_secret_key is no key of 40 characters of Z85");
     }
     if (public_key[0] != '\0' && strcmp(public_key, options->curve_public_key) != 0) {
-        return py_socket_err(err, -EINVAL,
-                             "py_socket: curve_public_key does not go with curve_secret_key");
+        return kvl_fail(err, -EINVAL,
+                        "py_socket: curve_public_key does not go with curve_secret_key");
     }
     r = options_read_peer_keys(peer_keys, options, err);
     return r < 0 ? r : options_read_server_keys(server_keys, options, err);
@@ -285,14 +252,14 @@ static int options_check_bind(const struct py_socket_options *options, const cha
     size_t count;
 
     if (py_socket_url_parse(url, &parsed) < 0) {
-        return py_socket_err(err, -EINVAL,
-                             "py_socket: %s '%s' is none of host:port, [v6]:port, port", name, url);
+        return kvl_fail(err, -EINVAL, "py_socket: %s '%s' is none of host:port, [v6]:port, port",
+                        name, url);
     }
     if (options->advertise[0] == '\0' && py_socket_url_is_wildcard(parsed.host)) {
-        return py_socket_err(err, -EINVAL,
-                             "py_socket: %s '%s' is every address: say in advertise which host "
-                             "peers are to be told",
-                             name, url);
+        return kvl_fail(err, -EINVAL,
+                        "py_socket: %s '%s' is every address: say in advertise which host "
+                        "peers are to be told",
+                        name, url);
     }
     /* a name that cannot be resolved now is for start to complain about */
     if (kvl_sock_resolve(&parsed, 1, &addr, 1, &count) < 0) {
@@ -307,15 +274,14 @@ static int options_check(const struct py_socket_options *options, struct kvl_err
     int r;
 
     if (strlen(options->fingerprint) >= KVL_NAME_ROOM) {
-        return py_socket_err(err, -EINVAL, "py_socket: fingerprint is longer than %u bytes",
-                             KVL_NAME_MAX);
+        return kvl_fail(err, -EINVAL, "py_socket: fingerprint is longer than %u bytes",
+                        KVL_NAME_MAX);
     }
     if (options->advertise[0] != '\0' &&
         (strchr(options->advertise, '/') != NULL || strchr(options->advertise, '[') != NULL ||
          py_socket_url_print(options->advertise, UINT16_MAX, url) < 0 ||
          py_socket_url_normal(url, url) < 0)) {
-        return py_socket_err(err, -EINVAL, "py_socket: advertise '%s' is no host",
-                             options->advertise);
+        return kvl_fail(err, -EINVAL, "py_socket: advertise '%s' is no host", options->advertise);
     }
     r = options_check_bind(options, "bind", options->bind, err);
     if (r == 0 && options->lookup_bind[0] != '\0') {
@@ -328,21 +294,21 @@ int py_socket_options_read(const struct kvl_host *host, struct py_socket_options
                            struct kvl_err *err)
 {
     struct py_socket_options options = {
-        .bind = options_text(host, "bind"),
-        .lookup_bind = options_text(host, "lookup_bind"),
-        .advertise = options_text(host, "advertise"),
-        .fingerprint = options_text(host, "fingerprint"),
-        .allow_remote = options_number(host, "allow_remote") != 0,
-        .handshake_timeout_ms = (uint64_t)options_number(host, "handshake_timeout"),
-        .max_peers = (uint32_t)options_number(host, "max_peers"),
-        .streams = (uint32_t)options_number(host, "streams"),
-        .data_port = (uint16_t)options_number(host, "data_port"),
-        .shm = options_number(host, "shm") != 0,
+        .bind = kvl_setting_text(host, "bind"),
+        .lookup_bind = kvl_setting_text(host, "lookup_bind"),
+        .advertise = kvl_setting_text(host, "advertise"),
+        .fingerprint = kvl_setting_text(host, "fingerprint"),
+        .allow_remote = kvl_setting_number(host, "allow_remote") != 0,
+        .handshake_timeout_ms = (uint64_t)kvl_setting_number(host, "handshake_timeout"),
+        .max_peers = (uint32_t)kvl_setting_number(host, "max_peers"),
+        .streams = (uint32_t)kvl_setting_number(host, "streams"),
+        .data_port = (uint16_t)kvl_setting_number(host, "data_port"),
+        .shm = kvl_setting_number(host, "shm") != 0,
     };
     int r = options_read_curve(host, &options, err);
 
     if (r == 0) {
-        r = options_read_peers(options_text(host, "peers"), &options, err);
+        r = options_read_peers(kvl_setting_text(host, "peers"), &options, err);
     }
     if (r == 0) {
         r = options_check(&options, err);
@@ -374,10 +340,10 @@ int py_socket_options_may_bind(const struct py_socket_options *options, const ch
         return 0;
     }
     kvl_sock_print(addr, text, sizeof(text));
-    return py_socket_err(err, -EACCES,
-                         "py_socket: %s '%s' is not on loopback: set allow_remote = yes to let "
-                         "everybody in who can reach it, or curve_secret_key to ask for keys",
-                         what, text);
+    return kvl_fail(err, -EACCES,
+                    "py_socket: %s '%s' is not on loopback: set allow_remote = yes to let "
+                    "everybody in who can reach it, or curve_secret_key to ask for keys",
+                    what, text);
 }
 
 const char *py_socket_options_server_key(const struct py_socket_options *options, const char *url)

@@ -66,7 +66,4 @@ int py_socket_options_may_bind(const struct py_socket_options *options, const ch
 /** Key of the server at `url`; our own public key where none is given for it. */
 const char *py_socket_options_server_key(const struct py_socket_options *options, const char *url);
 
-/** Fills `err` as far as its size reaches. `err` may be NULL. @return `code`. */
-int py_socket_err(struct kvl_err *err, int code, const char *fmt, ...) KVL_PRINTF(3, 4);
-
 #endif /* KVL_PY_SOCKET_OPTIONS_H */

@@ -11,6 +11,7 @@
 
 #include "py_socket_url.h"
 #include "py_socket_zap.h"
+#include "setting.h"
 
 #define SOCKETS_MAX 65535
 #define BACKLOG 1024
@@ -43,13 +44,13 @@ int py_socket_zmq_create(const struct kvl_host *host, const struct py_socket_opt
     int r;
 
     if (zmq == NULL) {
-        return py_socket_err(err, -ENOMEM, "py_socket: no memory");
+        return kvl_fail(err, -ENOMEM, "py_socket: no memory");
     }
     zmq->host = host;
     zmq->options = options;
     zmq->context = zmq_ctx_new();
     if (zmq->context == NULL) {
-        r = py_socket_err(err, ctx_code(), "py_socket: no ZMQ context: %s", zmq_strerror(errno));
+        r = kvl_fail(err, ctx_code(), "py_socket: no ZMQ context: %s", zmq_strerror(errno));
         free(zmq);
         return r;
     }
@@ -60,8 +61,7 @@ int py_socket_zmq_create(const struct kvl_host *host, const struct py_socket_opt
         r = py_socket_zap_start(host, options, counters, zmq->context, &zmq->zap);
         if (r < 0) {
             py_socket_zmq_destroy(zmq);
-            return py_socket_err(err, r, "py_socket: cannot check the keys of peers: %s",
-                                 strerror(-r));
+            return kvl_fail(err, r, "py_socket: cannot check the keys of peers: %s", strerror(-r));
         }
     }
     *zmq_out = zmq;
@@ -150,12 +150,12 @@ static int ctx_serve_where(struct py_socket_zmq *zmq, const char *what, const ch
     int r = py_socket_url_parse(url, name_out);
 
     if (r < 0) {
-        return py_socket_err(err, -EINVAL,
-                             "py_socket: %s '%s' is none of host:port, [v6]:port, port", what, url);
+        return kvl_fail(err, -EINVAL, "py_socket: %s '%s' is none of host:port, [v6]:port, port",
+                        what, url);
     }
     r = kvl_sock_resolve(name_out, 1, &addr, 1, &count);
     if (r < 0) {
-        return py_socket_err(err, r, "py_socket: %s '%s': unknown host", what, url);
+        return kvl_fail(err, r, "py_socket: %s '%s': unknown host", what, url);
     }
     r = py_socket_options_may_bind(zmq->options, what, &addr, err);
     if (r < 0) {
@@ -164,10 +164,10 @@ static int ctx_serve_where(struct py_socket_zmq *zmq, const char *what, const ch
     if (zmq->options->advertise[0] != '\0') {
         snprintf(name_out->host, sizeof(name_out->host), "%s", zmq->options->advertise);
     } else if (py_socket_url_is_wildcard(name_out->host)) {
-        return py_socket_err(err, -EINVAL,
-                             "py_socket: %s '%s' is every address: say in advertise which host "
-                             "peers are to be told",
-                             what, url);
+        return kvl_fail(err, -EINVAL,
+                        "py_socket: %s '%s' is every address: say in advertise which host "
+                        "peers are to be told",
+                        what, url);
     }
     kvl_sock_print(&addr, text, sizeof(text));
     snprintf(endpoint_out, room, "tcp://%s", text);
@@ -219,8 +219,8 @@ int py_socket_zmq_serve(struct py_socket_zmq *zmq, const char *what, const char 
     socket = ctx_make(zmq, ZMQ_REP, max_bytes);
     if (socket == NULL || ctx_set_int(socket, ZMQ_BACKLOG, BACKLOG) < 0 ||
         ctx_be_server(zmq, socket) < 0 || ctx_bind(zmq, socket, endpoint) < 0) {
-        r = py_socket_err(err, ctx_code(), "py_socket: cannot bind %s '%s': %s", what, url,
-                          zmq_strerror(errno));
+        r = kvl_fail(err, ctx_code(), "py_socket: cannot bind %s '%s': %s", what, url,
+                     zmq_strerror(errno));
         py_socket_zmq_close(zmq, socket);
         return r;
     }
@@ -230,7 +230,7 @@ int py_socket_zmq_serve(struct py_socket_zmq *zmq, const char *what, const char 
     }
     if (r < 0) {
         py_socket_zmq_close(zmq, socket);
-        return py_socket_err(err, r, "py_socket: %s '%s': %s", what, url, strerror(-r));
+        return kvl_fail(err, r, "py_socket: %s '%s': %s", what, url, strerror(-r));
     }
     *socket_out = socket;
     return 0;

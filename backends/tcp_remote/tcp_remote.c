@@ -8,6 +8,7 @@
 
 #include <kvlane/backend.h>
 
+#include "setting.h"
 #include "tcp_remote_lanes.h"
 #include "tcp_remote_server.h"
 
@@ -45,7 +46,7 @@ static int tcp_remote_create(const struct kvl_host *host, void **self_out, struc
     }
     if (r < 0) {
         free(self);
-        return tcp_remote_err(err, r, "tcp_remote: no memory");
+        return kvl_fail(err, r, "tcp_remote: no memory");
     }
     *self_out = self;
     return 0;

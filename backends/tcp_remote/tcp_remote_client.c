@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "setting.h"
 #include "tcp_remote_pool.h"
 
 /* Copies of keys and runs; the payload is never ours. */
@@ -96,14 +97,14 @@ int tcp_remote_client_start(struct tcp_remote_client *client, struct kvl_err *er
     if (client->epoll_fd < 0 || client->wake_fd < 0 ||
         epoll_ctl(client->epoll_fd, EPOLL_CTL_ADD, client->wake_fd, &event) < 0) {
         r = -errno;
-        return tcp_remote_err(err, r, "tcp_remote: cannot set up the I/O thread: %s", strerror(-r));
+        return kvl_fail(err, r, "tcp_remote: cannot set up the I/O thread: %s", strerror(-r));
     }
     atomic_store(&client->started, true);
     r = client->host->thread_create(client->host, "kvl-tcp-cli", tcp_remote_pool_main, client,
                                     &client->thread);
     if (r < 0) {
         atomic_store(&client->started, false);
-        return tcp_remote_err(err, r, "tcp_remote: cannot start the I/O thread: %s", strerror(-r));
+        return kvl_fail(err, r, "tcp_remote: cannot start the I/O thread: %s", strerror(-r));
     }
     client->running = true;
     return 0;

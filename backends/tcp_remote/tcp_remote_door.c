@@ -8,6 +8,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "setting.h"
+
 #define BACKLOG 1024
 
 static int door_check_addr(const struct tcp_remote_options *options,
@@ -23,10 +25,10 @@ static int door_check_addr(const struct tcp_remote_options *options,
         return 0; /* peers show a certificate: that is what the others lack */
     }
     kvl_sock_print(addr, text, sizeof(text));
-    return tcp_remote_err(err, -EACCES,
-                          "tcp_remote: listen address '%s' is open to other hosts and the wire has "
-                          "no authentication: use a loopback address or set allow_remote = yes",
-                          text);
+    return kvl_fail(err, -EACCES,
+                    "tcp_remote: listen address '%s' is open to other hosts and the wire has "
+                    "no authentication: use a loopback address or set allow_remote = yes",
+                    text);
 }
 
 /* Users of allow_uid: the file's mode would keep them out before we see them. */
@@ -52,7 +54,7 @@ static int door_open_addr(struct tcp_remote_doors *doors, const struct tcp_remot
     r = kvl_sock_listen(addr, BACKLOG, &door->fd);
     if (r < 0) {
         kvl_sock_print(addr, text, sizeof(text));
-        return tcp_remote_err(err, r, "tcp_remote: cannot listen on '%s': %s", text, strerror(-r));
+        return kvl_fail(err, r, "tcp_remote: cannot listen on '%s': %s", text, strerror(-r));
     }
     door->source = TCP_REMOTE_SOURCE_LISTENER;
     door->protocol = protocol;
@@ -75,7 +77,7 @@ static int door_open_name(struct tcp_remote_doors *doors, const struct tcp_remot
     int r = kvl_sock_resolve(name, 1, addrs, KVL_SOCK_ADDRS_MAX, &count);
 
     if (r < 0) {
-        return tcp_remote_err(err, r, "tcp_remote: cannot resolve listen host '%s'", name->host);
+        return kvl_fail(err, r, "tcp_remote: cannot resolve listen host '%s'", name->host);
     }
     for (size_t i = 0; i < count; i++) {
         /* one port for all families of a name, also when the kernel picked it */

@@ -2,9 +2,10 @@
 #include "tcp_remote_options.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "setting.h"
 
 #define DAY_MS (24ll * 3600 * 1000)
 
@@ -68,62 +69,28 @@ const struct kvl_option tcp_remote_option_table[TCP_REMOTE_OPTION_COUNT] = {
      "client: name the peer's certificate must bear; empty = the host in the url"},
 };
 
-int tcp_remote_err(struct kvl_err *err, int code, const char *fmt, ...)
-{
-    va_list args;
-    int n;
-
-    if (err == NULL || err->size < sizeof(*err)) {
-        return code;
-    }
-    err->code = code;
-    err->os_errno = -code;
-    va_start(args, fmt);
-    n = vsnprintf(err->text, sizeof(err->text), fmt, args);
-    va_end(args);
-    if (n < 0) {
-        err->text[0] = '\0';
-    }
-    return code;
-}
-
-static int64_t options_number(const struct kvl_host *host, const char *name)
-{
-    struct kvl_setting setting = {0};
-
-    return host->setting(host, name, &setting) == 0 ? setting.number : 0;
-}
-
-static const char *options_text(const struct kvl_host *host, const char *name)
-{
-    struct kvl_setting setting = {0};
-
-    return host->setting(host, name, &setting) == 0 && setting.text != NULL ? setting.text : "";
-}
-
 /* The files, and that they are there exactly when something is to use them. */
 static int options_read_tls(const struct kvl_host *host, struct tcp_remote_options *options,
                             int is_wanted, const char *wanted_by, struct kvl_err *err)
 {
     bool any;
 
-    options->tls.cert = options_text(host, "tls_cert");
-    options->tls.key = options_text(host, "tls_key");
-    options->tls.ca = options_text(host, "tls_ca");
+    options->tls.cert = kvl_setting_text(host, "tls_cert");
+    options->tls.key = kvl_setting_text(host, "tls_key");
+    options->tls.ca = kvl_setting_text(host, "tls_ca");
     any = options->tls.cert[0] != '\0' || options->tls.key[0] != '\0' ||
-          options->tls.ca[0] != '\0' || options_text(host, "tls_name")[0] != '\0';
+          options->tls.ca[0] != '\0' || kvl_setting_text(host, "tls_name")[0] != '\0';
     if ((any || is_wanted) && !tcp_remote_tls_is_built()) {
-        return tcp_remote_err(err, -EINVAL, "tcp_remote: " TCP_REMOTE_NO_TLS);
+        return kvl_fail(err, -EINVAL, "tcp_remote: " TCP_REMOTE_NO_TLS);
     }
     if (any && !is_wanted) {
-        return tcp_remote_err(err, -EINVAL, "tcp_remote: tls_ keys are there without %s",
-                              wanted_by);
+        return kvl_fail(err, -EINVAL, "tcp_remote: tls_ keys are there without %s", wanted_by);
     }
     if ((options->tls.cert[0] == '\0') != (options->tls.key[0] == '\0')) {
-        return tcp_remote_err(err, -EINVAL, "tcp_remote: tls_cert and tls_key go together");
+        return kvl_fail(err, -EINVAL, "tcp_remote: tls_cert and tls_key go together");
     }
     if (is_wanted && options->role == TCP_REMOTE_SERVER && options->tls.cert[0] == '\0') {
-        return tcp_remote_err(err, -EINVAL, "tcp_remote: tls_listen needs tls_cert and tls_key");
+        return kvl_fail(err, -EINVAL, "tcp_remote: tls_listen needs tls_cert and tls_key");
     }
     return 0;
 }
@@ -147,30 +114,30 @@ static int options_read_client(const struct kvl_host *host, struct tcp_remote_op
 {
     int r;
 
-    options->url_text = options_text(host, "url");
-    options->connections = (uint32_t)options_number(host, "connections");
-    options->client_threads = (uint32_t)options_number(host, "client_threads");
-    options->max_in_flight = (uint32_t)options_number(host, "max_in_flight");
-    options->connect_timeout_ms = (uint64_t)options_number(host, "connect_timeout");
-    options->request_timeout_ms = (uint64_t)options_number(host, "request_timeout");
-    options->backoff_min_ms = (uint64_t)options_number(host, "backoff_min");
-    options->backoff_max_ms = (uint64_t)options_number(host, "backoff_max");
-    options->confirm = options_number(host, "confirm") != 0;
-    options->checksum = options_number(host, "checksum") != 0;
+    options->url_text = kvl_setting_text(host, "url");
+    options->connections = (uint32_t)kvl_setting_number(host, "connections");
+    options->client_threads = (uint32_t)kvl_setting_number(host, "client_threads");
+    options->max_in_flight = (uint32_t)kvl_setting_number(host, "max_in_flight");
+    options->connect_timeout_ms = (uint64_t)kvl_setting_number(host, "connect_timeout");
+    options->request_timeout_ms = (uint64_t)kvl_setting_number(host, "request_timeout");
+    options->backoff_min_ms = (uint64_t)kvl_setting_number(host, "backoff_min");
+    options->backoff_max_ms = (uint64_t)kvl_setting_number(host, "backoff_max");
+    options->confirm = kvl_setting_number(host, "confirm") != 0;
+    options->checksum = kvl_setting_number(host, "checksum") != 0;
     if (options->backoff_max_ms < options->backoff_min_ms) {
-        return tcp_remote_err(err, -EINVAL, "tcp_remote: backoff_max is below backoff_min");
+        return kvl_fail(err, -EINVAL, "tcp_remote: backoff_max is below backoff_min");
     }
     if (options->url_text[0] == '\0') {
-        return tcp_remote_err(err, -EINVAL, "tcp_remote: role client needs a url");
+        return kvl_fail(err, -EINVAL, "tcp_remote: role client needs a url");
     }
     r = options_read_url(options);
     if (r < 0 || (!options->url.is_unix && options->url.port == 0)) {
-        return tcp_remote_err(err, -EINVAL,
-                              "tcp_remote: url '%s' is none of lm://host:port, host:port, "
-                              "[v6]:port, unix:/path, lms://host:port",
-                              options->url_text);
+        return kvl_fail(err, -EINVAL,
+                        "tcp_remote: url '%s' is none of lm://host:port, host:port, "
+                        "[v6]:port, unix:/path, lms://host:port",
+                        options->url_text);
     }
-    options->tls_name = options_text(host, "tls_name");
+    options->tls_name = kvl_setting_text(host, "tls_name");
     return options_read_tls(host, options, options->url_is_tls, "url = lms://host:port", err);
 }
 
@@ -179,7 +146,7 @@ static int options_read_listen(const struct kvl_host *host, const char *name,
                                struct kvl_sock_name *names_out, size_t *count_out,
                                struct kvl_err *err)
 {
-    const char *text = options_text(host, name);
+    const char *text = kvl_setting_text(host, name);
     size_t count = 0;
     char one[300];
 
@@ -191,8 +158,8 @@ static int options_read_listen(const struct kvl_host *host, const char *name,
             skip = length;
         }
         if (count == TCP_REMOTE_LISTENERS_MAX || length - skip >= sizeof(one)) {
-            return tcp_remote_err(err, -EINVAL, "tcp_remote: %s has too many or too long addresses",
-                                  name);
+            return kvl_fail(err, -EINVAL, "tcp_remote: %s has too many or too long addresses",
+                            name);
         }
         memcpy(one, text + skip, length - skip);
         one[length - skip] = '\0';
@@ -200,10 +167,10 @@ static int options_read_listen(const struct kvl_host *host, const char *name,
             one[n - 1] = '\0';
         }
         if (kvl_sock_parse(one, &names_out[count]) < 0) {
-            return tcp_remote_err(err, -EINVAL,
-                                  "tcp_remote: %s address '%s' is none of lm://host:port, "
-                                  "host:port, [v6]:port, unix:/path",
-                                  name, one);
+            return kvl_fail(err, -EINVAL,
+                            "tcp_remote: %s address '%s' is none of lm://host:port, "
+                            "host:port, [v6]:port, unix:/path",
+                            name, one);
         }
         count++;
         text += length + (text[length] == ',');
@@ -217,23 +184,23 @@ static int options_read_access(const struct kvl_host *host, struct tcp_remote_ac
 {
     const char *name = "allow";
     char bad[64] = "";
-    int r = tcp_remote_nets_parse(options_text(host, name), &access->allow, bad, sizeof(bad));
+    int r = tcp_remote_nets_parse(kvl_setting_text(host, name), &access->allow, bad, sizeof(bad));
 
     if (r == 0) {
         name = "deny";
-        r = tcp_remote_nets_parse(options_text(host, name), &access->deny, bad, sizeof(bad));
+        r = tcp_remote_nets_parse(kvl_setting_text(host, name), &access->deny, bad, sizeof(bad));
     }
     if (r < 0) {
-        return tcp_remote_err(err, -EINVAL,
-                              r == -E2BIG ? "tcp_remote: %s names too many networks, from '%s' on"
-                                          : "tcp_remote: %s: '%s' is no network such as "
-                                            "10.0.0.0/8, 192.168.1.7 or fd00::/8",
-                              name, bad);
+        return kvl_fail(err, -EINVAL,
+                        r == -E2BIG ? "tcp_remote: %s names too many networks, from '%s' on"
+                                    : "tcp_remote: %s: '%s' is no network such as "
+                                      "10.0.0.0/8, 192.168.1.7 or fd00::/8",
+                        name, bad);
     }
-    r = tcp_remote_uids_parse(options_text(host, "allow_uid"), access, bad, sizeof(bad));
+    r = tcp_remote_uids_parse(kvl_setting_text(host, "allow_uid"), access, bad, sizeof(bad));
     return r == 0 ? 0
-                  : tcp_remote_err(err, -EINVAL, "tcp_remote: allow_uid: '%s' is %s", bad,
-                                   r == -E2BIG ? "one too many" : "no user number");
+                  : kvl_fail(err, -EINVAL, "tcp_remote: allow_uid: '%s' is %s", bad,
+                             r == -E2BIG ? "one too many" : "no user number");
 }
 
 static int options_read_server(const struct kvl_host *host, struct tcp_remote_options *options,
@@ -241,15 +208,15 @@ static int options_read_server(const struct kvl_host *host, struct tcp_remote_op
 {
     int r;
 
-    options->allow_remote = options_number(host, "allow_remote") != 0;
-    options->io_threads = (uint32_t)options_number(host, "io_threads");
-    options->max_connections = (uint32_t)options_number(host, "max_connections");
-    options->max_value = (uint64_t)options_number(host, "max_value");
-    options->stall_timeout_ms = (uint64_t)options_number(host, "stall_timeout");
-    options->send_timeout_ms = (uint64_t)options_number(host, "send_timeout");
-    options->idle_timeout_ms = (uint64_t)options_number(host, "idle_timeout");
-    options->resp_password = options_text(host, "resp_password");
-    options->resp_hold_ms = (uint64_t)options_number(host, "resp_hold");
+    options->allow_remote = kvl_setting_number(host, "allow_remote") != 0;
+    options->io_threads = (uint32_t)kvl_setting_number(host, "io_threads");
+    options->max_connections = (uint32_t)kvl_setting_number(host, "max_connections");
+    options->max_value = (uint64_t)kvl_setting_number(host, "max_value");
+    options->stall_timeout_ms = (uint64_t)kvl_setting_number(host, "stall_timeout");
+    options->send_timeout_ms = (uint64_t)kvl_setting_number(host, "send_timeout");
+    options->idle_timeout_ms = (uint64_t)kvl_setting_number(host, "idle_timeout");
+    options->resp_password = kvl_setting_text(host, "resp_password");
+    options->resp_hold_ms = (uint64_t)kvl_setting_number(host, "resp_hold");
     r = options_read_access(host, &options->access, err);
     if (r < 0) {
         return r;
@@ -268,7 +235,7 @@ static int options_read_server(const struct kvl_host *host, struct tcp_remote_op
     }
     if (r == 0 &&
         options->listen_count + options->resp_listen_count + options->tls_listen_count == 0) {
-        r = tcp_remote_err(err, -EINVAL, "tcp_remote: role server needs a listen address");
+        r = kvl_fail(err, -EINVAL, "tcp_remote: role server needs a listen address");
     }
     return r;
 }
@@ -279,7 +246,7 @@ int tcp_remote_options_read(const struct kvl_host *host, struct tcp_remote_optio
     struct tcp_remote_options options = {0};
     int r;
 
-    options.role = options_number(host, "role") == 1 ? TCP_REMOTE_SERVER : TCP_REMOTE_CLIENT;
+    options.role = kvl_setting_number(host, "role") == 1 ? TCP_REMOTE_SERVER : TCP_REMOTE_CLIENT;
     if (options.role == TCP_REMOTE_SERVER) {
         r = options_read_server(host, &options, err);
     } else {

@@ -67,7 +67,4 @@ int tcp_remote_options_read(const struct kvl_host *host, struct tcp_remote_optio
 void tcp_remote_options_apply(struct tcp_remote_options *options,
                               const struct tcp_remote_options *fresh);
 
-/** Fills `err` as far as its size reaches. `err` may be NULL. @return `code`. */
-int tcp_remote_err(struct kvl_err *err, int code, const char *fmt, ...) KVL_PRINTF(3, 4);
-
 #endif /* KVL_TCP_REMOTE_OPTIONS_H */

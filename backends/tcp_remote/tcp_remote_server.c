@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "setting.h"
 #include "tcp_remote_door.h"
 #include "tcp_remote_hold.h"
 #include "tcp_remote_resp_peer.h"
@@ -171,21 +172,19 @@ static int server_start_threads(struct tcp_remote_server *server, struct kvl_err
     for (uint32_t i = 0; i < server->options.io_threads; i++) {
         r = tcp_remote_loop_init(&server->loops[i], server, i);
         if (r < 0) {
-            return tcp_remote_err(err, r, "tcp_remote: cannot set up an I/O thread: %s",
-                                  strerror(-r));
+            return kvl_fail(err, r, "tcp_remote: cannot set up an I/O thread: %s", strerror(-r));
         }
     }
     r = server_watch_doors(server, true);
     if (r < 0) {
-        return tcp_remote_err(err, r, "tcp_remote: cannot watch a listener: %s", strerror(-r));
+        return kvl_fail(err, r, "tcp_remote: cannot watch a listener: %s", strerror(-r));
     }
     for (uint32_t i = 0; i < server->options.io_threads; i++) {
         snprintf(name, sizeof(name), "kvl-tcp-srv-%u", (unsigned)(i % 100));
         r = server->host->thread_create(server->host, name, tcp_remote_loop_main, &server->loops[i],
                                         &server->loops[i].thread);
         if (r < 0) {
-            return tcp_remote_err(err, r, "tcp_remote: cannot start an I/O thread: %s",
-                                  strerror(-r));
+            return kvl_fail(err, r, "tcp_remote: cannot start an I/O thread: %s", strerror(-r));
         }
         server->loops[i].running = true;
     }

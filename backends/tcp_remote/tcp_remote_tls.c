@@ -13,6 +13,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 
+#include "setting.h"
 #include "tcp_remote_options.h"
 
 /* Payload of one record; larger ones do not exist. */
@@ -125,8 +126,8 @@ static int tls_complain(struct kvl_err *err, const char *what, const char *path)
     unsigned long code = ERR_peek_error();
     const char *reason =
         ERR_SYSTEM_ERROR(code) ? strerror(ERR_GET_REASON(code)) : ERR_reason_error_string(code);
-    int r = tcp_remote_err(err, -EINVAL, "tcp_remote: %s '%s': %s", what, path,
-                           reason != NULL ? reason : "cannot be used");
+    int r = kvl_fail(err, -EINVAL, "tcp_remote: %s '%s': %s", what, path,
+                     reason != NULL ? reason : "cannot be used");
 
     ERR_clear_error();
     return r;
@@ -202,7 +203,7 @@ int tcp_remote_tls_create(bool is_server, const struct tcp_remote_tls_files *fil
     int r;
 
     if (tls == NULL) {
-        return tcp_remote_err(err, -ENOMEM, "tcp_remote: no memory");
+        return kvl_fail(err, -ENOMEM, "tcp_remote: no memory");
     }
     /* whoever comes first decides for the process: leave its exit and its files alone */
     (void)OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_ATEXIT, NULL);
@@ -216,7 +217,7 @@ int tcp_remote_tls_create(bool is_server, const struct tcp_remote_tls_files *fil
     }
     if (tls->ctx == NULL || tls->method == NULL) {
         tcp_remote_tls_destroy(tls);
-        return tcp_remote_err(err, -ENOMEM, "tcp_remote: cannot set up TLS");
+        return kvl_fail(err, -ENOMEM, "tcp_remote: cannot set up TLS");
     }
     tls_set_up(tls);
     r = tls_load_own(tls->ctx, files, err);

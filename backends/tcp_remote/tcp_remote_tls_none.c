@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stddef.h>
 
+#include "setting.h"
 #include "tcp_remote_options.h"
 
 bool tcp_remote_tls_is_built(void)
@@ -18,7 +19,7 @@ int tcp_remote_tls_create(bool is_server, const struct tcp_remote_tls_files *fil
     (void)is_server;
     (void)files;
     (void)tls_out;
-    return tcp_remote_err(err, -EINVAL, "tcp_remote: " TCP_REMOTE_NO_TLS);
+    return kvl_fail(err, -EINVAL, "tcp_remote: " TCP_REMOTE_NO_TLS);
 }
 
 void tcp_remote_tls_destroy(struct tcp_remote_tls *tls)
