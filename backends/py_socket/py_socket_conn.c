@@ -191,10 +191,11 @@ void py_socket_conn_kill(struct py_socket_conn *conn, int32_t status)
 void py_socket_conn_close(struct py_socket_conn *conn, int32_t status)
 {
     struct kvl_channel *channel = conn->channel;
-    struct py_socket_lane *lane = conn->lane;
+    struct py_socket_lane *lane;
 
     py_socket_loop_remove(conn->loop, conn->fd);
     pthread_mutex_lock(&channel->lock);
+    lane = conn->lane; /* whoever dialed may have set it just now */
     if (!conn->dead) {
         py_socket_farewell(conn, status);
     }

@@ -305,13 +305,28 @@ void py_socket_lane_pump(struct py_socket_lane *lane)
 
 /* ---- by the map ---- */
 
+/* What tells, after a copy, that the peer was there all the time. Taken under the lock: a second
+ * connection of the peer says its hello anew. */
+struct lane_pulse {
+    const struct py_socket_control *control; /* NULL = it has none */
+    uint64_t incarnation;
+};
+
+static struct lane_pulse lane_feel(const struct py_socket_lane *lane)
+{
+    return (struct lane_pulse){
+        .control = lane->control,
+        .incarnation = lane->hello.incarnation,
+    };
+}
+
 /* Checked after the copy: what was read may be of a peer that had closed before. */
-static int lane_lives(const struct py_socket_lane *lane)
+static int lane_lived(const struct lane_pulse *pulse)
 {
     py_socket_read_barrier();
-    if (lane->control != NULL &&
-        atomic_load_explicit(&lane->control->incarnation, memory_order_acquire) !=
-            lane->hello.incarnation) {
+    if (pulse->control != NULL &&
+        atomic_load_explicit(&pulse->control->incarnation, memory_order_acquire) !=
+            pulse->incarnation) {
         return -ECONNRESET;
     }
     return 0;
@@ -350,6 +365,7 @@ void py_socket_lane_copy(struct py_socket_lane *lane, struct py_socket_op *op,
 {
     struct kvl_channel *channel = lane->channel;
     const struct kvl_host *host = channel->host;
+    const struct lane_pulse pulse = lane_feel(lane);
     struct py_socket_map *map = py_socket_map_retain(lane->map);
     uint64_t moved = 0;
     int32_t status = 0;
@@ -369,7 +385,7 @@ void py_socket_lane_copy(struct py_socket_lane *lane, struct py_socket_op *op,
         lane_copy_run(op, spans[first].addr, map->base + offsets[first], bytes);
         moved += bytes;
     }
-    if (lane_lives(lane) < 0) {
+    if (lane_lived(&pulse) < 0) {
         status = -ECONNRESET;
         at = 0;
     }

@@ -350,7 +350,7 @@ int py_socket_conn_recv(struct py_socket_conn *conn)
             break;
         }
     }
-    if (budget != before && conn->lane != NULL) {
+    if (budget != before) {
         pthread_mutex_lock(&conn->channel->lock);
         if (conn->lane != NULL) {
             conn->lane->bytes_in += before - budget;
