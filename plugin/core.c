@@ -5,115 +5,11 @@
 #include <limits.h>
 #include <stdlib.h>
 
-#include "option.h"
 #include "peer.h"
-#include "quota.h"
+#include "plan.h"
 
 /* Hints for this many keys: 16 bytes each when used. */
 #define HINTS_ENTRIES (1u << 20)
-
-static const struct kvl_option kvlane_options[] = {
-    {.name = "module_path",
-     .type = KVL_OPTION_PATH,
-     .help = "folder of the kvl-<backend>.so files"},
-    {.name = "log_level",
-     .type = KVL_OPTION_ENUM,
-     .value = "info",
-     .choices = "off|error|warn|info|debug|trace",
-     .flags = KVL_OPTION_RELOADABLE,
-     .help = "lines above it are dropped"},
-    {.name = "deadline",
-     .type = KVL_OPTION_DURATION,
-     .value = "10s",
-     .min = 1,
-     .max = 3600000,
-     .flags = KVL_OPTION_RELOADABLE,
-     .help = "for operations that name none"},
-    {.name = "instance", .type = KVL_OPTION_STRING, .help = "name of this engine, for people"},
-    {.name = "stats_socket",
-     .type = KVL_OPTION_PATH,
-     .help = "Unix socket that answers with counters and health"},
-};
-
-static const struct kvl_option store_options[] = {
-    {.name = "max_bytes",
-     .type = KVL_OPTION_SIZE,
-     .value = "1GiB",
-     .min = 65536,
-     .max = 256ll << 30,
-     .help = "memory for chunks, keys and records"},
-    {.name = "max_chunks",
-     .type = KVL_OPTION_INT,
-     .value = "0",
-     .min = 0,
-     .max = 1ll << 28,
-     .flags = KVL_OPTION_RELOADABLE,
-     .help = "most chunks; 0 = as many as fit"},
-    {.name = "eviction",
-     .type = KVL_OPTION_ENUM,
-     .value = "lru",
-     .choices = "lru|s3fifo",
-     .help = "who goes first when room is needed"},
-    {.name = "quota",
-     .type = KVL_OPTION_SIZE,
-     .value = "0",
-     .min = 0,
-     .max = 256ll << 30,
-     .help = "most bytes of one namespace (what stands before the first '@' of a key); 0 = all"},
-    {.name = "quotas",
-     .type = KVL_OPTION_STRING,
-     .help = "most bytes of some namespaces: name=size, name=size"},
-    {.name = "checksum",
-     .type = KVL_OPTION_BOOL,
-     .value = "yes",
-     .help = "hash chunks when they come in, check them when they go out"},
-};
-
-static const struct kvl_option registry_options[] = {
-    {.name = "memory",
-     .type = KVL_OPTION_SIZE,
-     .value = "8GiB",
-     .min = 0,
-     .max = 1ll << 50,
-     .help = "for who holds which chunk; 0 = no bound"},
-    {.name = "sync_timeout",
-     .type = KVL_OPTION_DURATION,
-     .value = "300s",
-     .min = 1,
-     .max = 86400000,
-     .flags = KVL_OPTION_RELOADABLE,
-     .help = "a full sync that is quiet for longer has failed"},
-    {.name = "sync_threshold",
-     .type = KVL_OPTION_INT,
-     .value = "80",
-     .min = 1,
-     .max = 100,
-     .flags = KVL_OPTION_RELOADABLE,
-     .help = "percent of workers with a full sync that end the freeze of all"},
-    {.name = "resync_after_gap",
-     .type = KVL_OPTION_BOOL,
-     .value = "no",
-     .flags = KVL_OPTION_RELOADABLE,
-     .help = "ask for a full sync after a gap in a worker's events"},
-    {.name = "worker_ttl",
-     .type = KVL_OPTION_DURATION,
-     .value = "0",
-     .min = 0,
-     .max = 86400000,
-     .flags = KVL_OPTION_RELOADABLE,
-     .help = "lookups leave out workers that are silent for longer; 0 = never"},
-};
-
-#define COUNT(options) ((uint32_t)(sizeof(options) / sizeof((options)[0])))
-
-/* Everything between the file and the instance; the file's errors are in `config`. */
-struct plan {
-    struct kvl_config config;
-    struct kvl_settings kvlane;
-    struct kvl_settings store;
-    struct kvl_settings registry;
-    char module_path[PATH_MAX];
-};
 
 static atomic_uint fork_generation;
 
@@ -136,124 +32,9 @@ uint32_t kvl_core_fork_generation(void)
     return atomic_load_explicit(&fork_generation, memory_order_relaxed);
 }
 
-/* ---- reading the file ---- */
-
-static const char *const core_sections[] = {"kvlane", "store", "registry"};
-
-static int is_core_section(const char *name)
-{
-    for (size_t i = 0; i < COUNT(core_sections); i++) {
-        if (strcmp(name, core_sections[i]) == 0) {
-            return 1;
-        }
-    }
-    return 0;
-}
-
-static const char *near_core_section(const char *name)
-{
-    return kvl_name_nearest(name, core_sections, COUNT(core_sections));
-}
-
-/* A list is text to the option table; what is in it is looked at here. */
-static void check_quotas(struct plan *plan)
-{
-    const char *list = kvl_settings_get(&plan->store, "quotas")->text;
-    struct kvl_quota *scratch = calloc(1, sizeof(*scratch));
-    char why[200];
-
-    if (scratch != NULL && kvl_quota_init(scratch, 0, list, why, sizeof(why)) < 0) {
-        kvl_config_error(&plan->config, 0, "[store] quotas: %s", why);
-    }
-    free(scratch);
-}
-
-static int plan_section(struct plan *plan, const char *name, struct kvl_settings *settings,
-                        struct kvl_err *err)
-{
-    int r = kvl_config_apply(&plan->config, kvl_config_find(&plan->config, name), settings, 1);
-
-    return r < 0 ? kvl_err_set(err, r, 0, "config: %s", strerror(-r)) : 0;
-}
-
-static int plan_init(struct plan *plan, const struct kvl_open_params *params, struct kvl_err *err)
-{
-    const struct kvl_setting *path;
-    int r;
-
-    plan->kvlane =
-        (struct kvl_settings){.options = kvlane_options, .option_count = COUNT(kvlane_options)};
-    plan->store =
-        (struct kvl_settings){.options = store_options, .option_count = COUNT(store_options)};
-    plan->registry =
-        (struct kvl_settings){.options = registry_options, .option_count = COUNT(registry_options)};
-    r = kvl_config_init(&plan->config, params, err);
-    if (r < 0) {
-        return r;
-    }
-    r = plan_section(plan, "kvlane", &plan->kvlane, err);
-    r = r == 0 ? plan_section(plan, "store", &plan->store, err) : r;
-    r = r == 0 ? plan_section(plan, "registry", &plan->registry, err) : r;
-    if (r < 0) {
-        return r;
-    }
-    check_quotas(plan);
-    path = kvl_settings_get(&plan->kvlane, "module_path");
-    if (path->is_set) {
-        snprintf(plan->module_path, sizeof(plan->module_path), "%s", path->text);
-    } else if (kvl_module_default_dir(plan->module_path, sizeof(plan->module_path)) < 0) {
-        snprintf(plan->module_path, sizeof(plan->module_path), "/usr/lib/kvlane");
-    }
-    return 0;
-}
-
-/* Hands the settings over to the instance, in place of earlier ones. */
-static void plan_keep(struct plan *plan, struct kvl_instance *instance)
-{
-    kvl_settings_fini(&instance->kvlane_settings);
-    kvl_settings_fini(&instance->store_settings);
-    kvl_settings_fini(&instance->registry_settings);
-    instance->kvlane_settings = plan->kvlane;
-    instance->store_settings = plan->store;
-    instance->registry_settings = plan->registry;
-    instance->section_count = plan->config.section_count;
-    plan->kvlane.values = NULL;
-    plan->store.values = NULL;
-    plan->registry.values = NULL;
-}
-
-static void plan_fini(struct plan *plan)
-{
-    kvl_settings_fini(&plan->kvlane);
-    kvl_settings_fini(&plan->store);
-    kvl_settings_fini(&plan->registry);
-    kvl_config_fini(&plan->config);
-}
-
-/* Logs each error of the file by itself and hands all of them to the engine. */
-static int report_errors(const struct plan *plan, const struct kvl_log *log, struct kvl_err *err)
-{
-    const char *at = plan->config.errors;
-    size_t length = plan->config.errors_length;
-
-    if (plan->config.error_count == 0) {
-        return 0;
-    }
-    if (length == 0) {
-        return kvl_err_set(err, -ENOMEM, 0, "config: no memory to say what is wrong");
-    }
-    while (at != NULL && *at != '\0') {
-        int line = (int)strcspn(at, "\n");
-
-        kvl_error(log, "config: %.*s", line, at);
-        at += line + 1;
-    }
-    return kvl_err_set(err, -EINVAL, 0, "%.*s", (int)length - 1, plan->config.errors);
-}
-
 /* ---- open ---- */
 
-static int make_store(struct kvl_instance *instance, const struct plan *plan,
+static int make_store(struct kvl_instance *instance, const struct kvl_plan *plan,
                       const struct kvl_open_params *params, struct kvl_err *err)
 {
     const struct kvl_store_params store = {
@@ -286,7 +67,7 @@ static int make_store(struct kvl_instance *instance, const struct plan *plan,
 
 /* Backends in file order. A failure of one that is required is the answer, but the other sections
  * are still looked at, so that all errors of the file come at once. */
-static int make_backends(struct kvl_instance *instance, struct plan *plan,
+static int make_backends(struct kvl_instance *instance, struct kvl_plan *plan,
                          const struct kvl_open_params *params, int create, struct kvl_err *err)
 {
     const struct kvl_route_context context = {
@@ -307,7 +88,7 @@ static int make_backends(struct kvl_instance *instance, struct plan *plan,
         struct kvl_backend *backend;
         int r;
 
-        if (is_core_section(section->name)) {
+        if (kvl_plan_is_core_section(section->name)) {
             continue;
         }
         if (instance->route.count == KVL_ROUTE_MAX) {
@@ -317,7 +98,7 @@ static int make_backends(struct kvl_instance *instance, struct plan *plan,
         }
         r = kvl_backend_create(&context, section, create, &backend, &scratch);
         if (r < 0) {
-            const char *near = r == -ENOENT ? near_core_section(section->name) : NULL;
+            const char *near = r == -ENOENT ? kvl_plan_near_section(section->name) : NULL;
 
             kvl_config_error(&plan->config, section->line, "[%s] %s%s%s%s", section->name,
                              scratch.text, near != NULL ? "; did you mean [" : "",
@@ -328,7 +109,7 @@ static int make_backends(struct kvl_instance *instance, struct plan *plan,
             instance->route.backends[instance->route.count++] = backend;
         }
     }
-    report_errors(plan, &instance->log, err);
+    kvl_plan_report(plan, &instance->log, err);
     if (first == 0 && create && plan->config.error_count == 0) {
         kvl_peer_share_store(instance,
                              (params->flags & KVL_OPEN_ARENA_FD) != 0 ? params->arena_fd : -1);
@@ -399,23 +180,11 @@ static struct kvl_registry *watcher_registry(void *ctx)
     return instance->registry;
 }
 
-static struct kvl_registry_settings registry_settings(const struct plan *plan)
-{
-    const struct kvl_settings *from = &plan->registry;
-
-    return (struct kvl_registry_settings){
-        .sync_timeout_ms = (uint64_t)kvl_settings_get(from, "sync_timeout")->number,
-        .worker_ttl_ms = (uint64_t)kvl_settings_get(from, "worker_ttl")->number,
-        .sync_threshold = (uint32_t)kvl_settings_get(from, "sync_threshold")->number,
-        .resync_after_gap = (uint32_t)kvl_settings_get(from, "resync_after_gap")->number,
-    };
-}
-
 static int build(const struct kvl_open_params *params, int create,
                  struct kvl_instance **instance_out, struct kvl_err *err)
 {
     struct kvl_instance *instance = calloc(1, sizeof(*instance));
-    struct plan plan;
+    struct kvl_plan plan;
     int r;
 
     if (instance == NULL) {
@@ -435,14 +204,14 @@ static int build(const struct kvl_open_params *params, int create,
     instance->fork_generation = kvl_core_fork_generation();
     instance->opened_ms = kvl_now_ms();
     instance->log = kvl_log_make(params->log, params->log_ctx, "core", KVL_LOG_INFO);
-    r = plan_init(&plan, params, err);
+    r = kvl_plan_init(&plan, params, err);
     if (r == 0) {
         instance->log.level = (int)kvl_settings_get(&plan.kvlane, "log_level")->number;
         atomic_store(&instance->default_deadline_ms,
                      (uint64_t)kvl_settings_get(&plan.kvlane, "deadline")->number);
         instance->registry_params = (struct kvl_registry_params){
             .max_bytes = (uint64_t)kvl_settings_get(&plan.registry, "memory")->number,
-            .settings = registry_settings(&plan),
+            .settings = kvl_plan_registry_settings(&plan),
         };
         instance->stats_socket = strdup(kvl_settings_get(&plan.kvlane, "stats_socket")->text);
         r = create ? make_store(instance, &plan, params, err) : 0;
@@ -450,8 +219,8 @@ static int build(const struct kvl_open_params *params, int create,
     if (r == 0) {
         r = make_backends(instance, &plan, params, create, err);
     }
-    plan_keep(&plan, instance);
-    plan_fini(&plan);
+    kvl_plan_keep(&plan, instance);
+    kvl_plan_fini(&plan);
     if (r < 0 || !create) {
         free_instance(instance);
         return r;
@@ -496,7 +265,7 @@ static uint32_t core_restarts(const struct kvl_instance *instance, const char *s
     return count;
 }
 
-static void apply_core(struct kvl_instance *instance, const struct plan *plan)
+static void apply_core(struct kvl_instance *instance, const struct kvl_plan *plan)
 {
     const int level = (int)kvl_settings_get(&plan->kvlane, "log_level")->number;
 
@@ -509,14 +278,14 @@ static void apply_core(struct kvl_instance *instance, const struct plan *plan)
     kvl_store_set_max_chunks(instance->store,
                              (uint64_t)kvl_settings_get(&plan->store, "max_chunks")->number);
     if (instance->registry != NULL) {
-        const struct kvl_registry_settings settings = registry_settings(plan);
+        const struct kvl_registry_settings settings = kvl_plan_registry_settings(plan);
 
         kvl_registry_configure(instance->registry, &settings);
     }
 }
 
 /* Looks at every section; with `apply` takes it over. One that went needs a restart. */
-static int reload_backends(struct kvl_instance *instance, struct plan *plan, int apply,
+static int reload_backends(struct kvl_instance *instance, struct kvl_plan *plan, int apply,
                            uint32_t *restart, struct kvl_err *err)
 {
     int first = 0;
@@ -541,16 +310,16 @@ int kvl_core_reload(struct kvl_instance *instance, const struct kvl_open_params 
 {
     struct kvl_err scratch = {.size = sizeof(scratch)};
     uint32_t restart = 0;
-    struct plan plan;
+    struct kvl_plan plan;
     int r;
 
     pthread_mutex_lock(&instance->life);
-    r = plan_init(&plan, params, err);
+    r = kvl_plan_init(&plan, params, err);
     if (r == 0) {
         r = reload_backends(instance, &plan, 0, &restart, &scratch);
     }
     if (r == 0) {
-        r = report_errors(&plan, &instance->log, err);
+        r = kvl_plan_report(&plan, &instance->log, err);
     }
     if (r == 0) {
         restart += core_restarts(instance, "kvlane", &instance->kvlane_settings, &plan.kvlane);
@@ -563,10 +332,10 @@ int kvl_core_reload(struct kvl_instance *instance, const struct kvl_open_params 
         if (r < 0) {
             kvl_err_set(err, r, 0, "%s", scratch.text);
         }
-        plan_keep(&plan, instance);
+        kvl_plan_keep(&plan, instance);
         kvl_info(&instance->log, "core: settings reloaded, %u differences need a restart", restart);
     }
-    plan_fini(&plan);
+    kvl_plan_fini(&plan);
     pthread_mutex_unlock(&instance->life);
     if (r == 0 && restart_out != NULL) {
         *restart_out = restart;
