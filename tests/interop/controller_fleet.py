@@ -2,10 +2,11 @@
 """Workers of a cache controller, as many as a test wants, with nothing but Python itself: as much of
 ZMTP 3.0 and msgpack as it takes. What LMCache's own workers do is tested in their environment."""
 
+import os
 import socket
 import struct
 
-PATIENCE_S = 20
+PATIENCE_S = float(os.environ.get("KVL_PATIENCE", "20"))
 
 
 def pack(value):
