@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "utf8.h"
+
 /* What the first bytes 0xc0 .. 0xdf announce. `size` are bytes of a number, or of a length. */
 struct pack_code {
     uint8_t type;
@@ -352,37 +354,6 @@ int kvl_pack_skip(struct kvl_pack *in, uint32_t depth)
     }
 }
 
-/* Length of the sequence of two to four bytes that begins here, 0 when it is none. */
-static size_t pack_utf8_sequence(const uint8_t *at, size_t left)
-{
-    const uint8_t lead = at[0];
-    const size_t length = lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-    uint8_t low = 0x80;
-    uint8_t high = 0xbf;
-
-    if (lead < 0xc2 || lead > 0xf4 || left < length) {
-        return 0;
-    }
-    if (lead == 0xe0) {
-        low = 0xa0; /* overlong below */
-    } else if (lead == 0xed) {
-        high = 0x9f; /* surrogates above */
-    } else if (lead == 0xf0) {
-        low = 0x90; /* overlong below */
-    } else if (lead == 0xf4) {
-        high = 0x8f; /* beyond U+10FFFF */
-    }
-    if (at[1] < low || at[1] > high) {
-        return 0;
-    }
-    for (size_t i = 2; i < length; i++) {
-        if ((at[i] & 0xc0) != 0x80) {
-            return 0;
-        }
-    }
-    return length;
-}
-
 int kvl_pack_is_utf8(const void *text, size_t length)
 {
     const uint8_t *at = text;
@@ -399,7 +370,7 @@ int kvl_pack_is_utf8(const void *text, size_t length)
                 continue;
             }
         }
-        step = at[0] < 0x80 ? 1 : pack_utf8_sequence(at, left);
+        step = kvl_utf8_sequence(at, left);
         if (step == 0) {
             return 0;
         }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "controller_http_json.h"
+#include "utf8.h"
 
 #include <errno.h>
 #include <string.h>
@@ -114,7 +115,7 @@ static bool check_string(struct check *check)
 
     while (check->at < check->end && *check->at != '"') {
         unsigned char c = (unsigned char)*check->at;
-        size_t step = controller_text_utf8(check->at, (size_t)(check->end - check->at));
+        size_t step = kvl_utf8_sequence(check->at, (size_t)(check->end - check->at));
 
         if (step == 0) {
             check->code = -EILSEQ;

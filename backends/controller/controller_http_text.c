@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "utf8.h"
+
 static bool text_grow(struct controller_text *text, size_t more)
 {
     size_t size = text->size == 0 ? 1024 : text->size;
@@ -126,37 +128,13 @@ void controller_text_real(struct controller_text *text, double number)
     controller_text_bytes(text, digits, (size_t)used);
 }
 
-size_t controller_text_utf8(const char *text, size_t room)
-{
-    const unsigned char *at = (const unsigned char *)text;
-    size_t length = at[0] < 0x80 ? 1 : at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
-
-    if (length == 1) {
-        return 1;
-    }
-    if (at[0] < 0xc2 || at[0] > 0xf4 || length > room) {
-        return 0;
-    }
-    for (size_t i = 1; i < length; i++) {
-        if ((at[i] & 0xc0) != 0x80) {
-            return 0;
-        }
-    }
-    /* Surrogates and overlong forms: a reader may refuse the whole page for them. */
-    if ((at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xed && at[1] > 0x9f) ||
-        (at[0] == 0xf0 && at[1] < 0x90) || (at[0] == 0xf4 && at[1] > 0x8f)) {
-        return 0;
-    }
-    return length;
-}
-
 void controller_text_json(struct controller_text *text, const char *value, size_t length)
 {
     size_t i = 0;
 
     controller_text_put(text, "\"");
     while (i < length) {
-        size_t step = controller_text_utf8(value + i, length - i);
+        size_t step = kvl_utf8_sequence(value + i, length - i);
         unsigned char c = (unsigned char)value[i];
 
         if (step == 0) {
@@ -192,7 +170,7 @@ void controller_text_label(struct controller_text *text, const char *terminated)
     size_t length = strlen(terminated);
 
     for (size_t i = 0; i < length;) {
-        size_t step = controller_text_utf8(terminated + i, length - i);
+        size_t step = kvl_utf8_sequence(terminated + i, length - i);
         unsigned char c = (unsigned char)terminated[i];
 
         if (c == '\n') {

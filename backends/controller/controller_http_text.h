@@ -42,9 +42,6 @@ void controller_text_name(struct controller_text *text, const char *name);
 /** The inside of a label value of Prometheus. */
 void controller_text_label(struct controller_text *text, const char *terminated);
 
-/** Length of the UTF-8 sequence at `at` with `room` bytes behind it, 0 when it is none. */
-size_t controller_text_utf8(const char *at, size_t room);
-
 /** Frees. Takes a zeroed text. */
 void controller_text_fini(struct controller_text *text);
 

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "utf8.h"
+
 static bool text_grow(struct metrics_text *text, size_t more)
 {
     size_t size = text->size == 0 ? 4096 : text->size;
@@ -51,37 +53,13 @@ void metrics_text_add(struct metrics_text *text, const char *fmt, ...)
     text->used += (size_t)n;
 }
 
-/* Length of the UTF-8 sequence at `at`, 0 when it is none. Surrogates and overlong forms count as
- * none: a reader of JSON may refuse the whole page for them. */
-static size_t text_utf8(const unsigned char *at)
-{
-    size_t length = at[0] < 0x80 ? 1 : at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
-
-    if (length == 1) {
-        return 1;
-    }
-    if (at[0] < 0xc2 || at[0] > 0xf4) {
-        return 0;
-    }
-    for (size_t i = 1; i < length; i++) {
-        if ((at[i] & 0xc0) != 0x80) {
-            return 0;
-        }
-    }
-    if ((at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xed && at[1] > 0x9f) ||
-        (at[0] == 0xf0 && at[1] < 0x90) || (at[0] == 0xf4 && at[1] > 0x8f)) {
-        return 0;
-    }
-    return length;
-}
-
 static void text_add_utf8(struct metrics_text *text, const char *value,
                           void (*add_control)(struct metrics_text *text, unsigned char c))
 {
     const unsigned char *at = (const unsigned char *)value;
 
     while (*at != '\0') {
-        size_t length = text_utf8(at);
+        size_t length = kvl_utf8_sequence(at, 4);
 
         if (length == 0) {
             metrics_text_add(text, "?");

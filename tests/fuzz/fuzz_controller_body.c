@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "controller_http_body.h"
+#include "utf8.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -36,7 +37,7 @@ static void check(int ok)
 static void check_text(const struct kvl_text *text)
 {
     for (uint32_t i = 0; i < text->length;) {
-        size_t step = controller_text_utf8(text->text + i, text->length - i);
+        size_t step = kvl_utf8_sequence(text->text + i, text->length - i);
 
         check(step > 0);
         i += (uint32_t)step;

@@ -93,4 +93,28 @@ extern const struct kvl_option mock_options[MOCK_OPTION_COUNT];
     };                                                                                             \
     MOCK_ENTRY(&mock_desc)
 
+/** One that reads straight into the engine's memory and wants the store's to be shown. */
+#define MOCK_DIRECT_BACKEND(word)                                                                  \
+    static const struct kvl_backend_ops mock_ops = {                                               \
+        .size = sizeof(struct kvl_backend_ops),                                                    \
+        MOCK_SLOTS,                                                                                \
+        .cancel = mock_cancel,                                                                     \
+    };                                                                                             \
+    static const struct kvl_backend_desc mock_desc = {                                             \
+        .magic = KVL_BACKEND_MAGIC,                                                                \
+        .size = sizeof(struct kvl_backend_desc),                                                   \
+        .abi_major = KVL_BACKEND_ABI_MAJOR,                                                        \
+        .abi_minor = KVL_BACKEND_ABI_MINOR,                                                        \
+        .caps = MOCK_CAPS | KVL_CAP_CANCEL | KVL_CAP_DIRECT,                                       \
+        .needs = KVL_NEED_EXPORT,                                                                  \
+        .name = (word),                                                                            \
+        .version = "0",                                                                            \
+        .build_id = "mock",                                                                        \
+        .options = mock_options,                                                                   \
+        .option_count = MOCK_OPTION_COUNT,                                                         \
+        .option_size = sizeof(struct kvl_option),                                                  \
+        .ops = &mock_ops,                                                                          \
+    };                                                                                             \
+    MOCK_ENTRY(&mock_desc)
+
 #endif /* KVL_TESTS_MOCK_H */
