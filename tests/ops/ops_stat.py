@@ -7,6 +7,7 @@ import pty
 import socket
 import subprocess
 import tempfile
+import time
 import unittest
 
 import ops
@@ -60,6 +61,10 @@ class Stat(unittest.TestCase):
 
     def test_lines(self):
         with ops.Server() as server, server.connect() as s:
+            # The kernel completes a connection before the server has taken it.
+            end = time.monotonic() + ops.PATIENCE_S
+            while server.ask()[0]["tcp_remote_serve_connections"] == 0:
+                self.assertLess(time.monotonic(), end)
             process = stat(server, "--watch", "1")
             self.assertIn(b"1 connections", process.stdout.readline())
             ops.put(s, "k", b"x" * 4096)
