@@ -7,17 +7,13 @@
 #include <time.h>
 
 #include "chunk_id.h"
+#include "thread.h"
 
 void kvl_feed_init(struct kvl_feed *feed)
 {
-    pthread_condattr_t attributes;
-
     *feed = (struct kvl_feed){0};
     pthread_mutex_init(&feed->lock, NULL);
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&feed->changed, &attributes);
-    pthread_condattr_destroy(&attributes);
+    kvl_cond_init(&feed->changed);
 }
 
 void kvl_feed_fini(struct kvl_feed *feed)

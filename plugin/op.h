@@ -14,6 +14,8 @@
 
 #include <pthread.h>
 
+#include "thread.h"
+
 struct kvl_flight;
 struct kvl_flights;
 
@@ -107,14 +109,5 @@ uint32_t kvl_op_pending(struct kvl_op *op);
 
 /** Keeps a key for the answer of a list op; the lock of the flights is held. @return 0; -ENOMEM. */
 int kvl_op_list_key(struct kvl_op *op, const struct kvl_key *key);
-
-/** A condition that waits by CLOCK_MONOTONIC. */
-void kvl_cond_init(pthread_cond_t *cond);
-
-/** Waits once, the lock is held. @return 0, also for nothing; ETIMEDOUT. */
-int kvl_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t deadline_ms);
-
-/** Now, in ms of CLOCK_MONOTONIC. */
-uint64_t kvl_now_ms(void);
 
 #endif /* KVL_PLUGIN_OP_H */

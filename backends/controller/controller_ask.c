@@ -9,6 +9,7 @@
 
 #include <zmq.h>
 
+#include "cond.h"
 #include "sock.h"
 
 #define POLL_MAX_MS 60000
@@ -23,19 +24,14 @@ struct controller_turn {
 
 int controller_asks_init(struct controller_asks *asks)
 {
-    pthread_condattr_t attr;
-
     memset(asks, 0, sizeof(*asks));
     if (pthread_mutex_init(&asks->lock, NULL) != 0) {
         return -ENOMEM;
     }
-    (void)pthread_condattr_init(&attr);
-    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    if (pthread_cond_init(&asks->changed, &attr) != 0) {
+    if (kvl_monotonic_cond_init(&asks->changed) != 0) {
         pthread_mutex_destroy(&asks->lock);
         return -ENOMEM;
     }
-    (void)pthread_condattr_destroy(&attr);
     return 0;
 }
 

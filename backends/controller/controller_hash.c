@@ -165,3 +165,14 @@ void controller_hash_chain(const struct controller_hashing *hashing,
         ids_out[chunk++] = (struct kvl_chunk_id){.bits = (uint64_t)hash, .negative = hash < 0};
     }
 }
+
+int controller_id_order(const void *a, const void *b)
+{
+    const struct kvl_chunk_id *left = a;
+    const struct kvl_chunk_id *right = b;
+
+    if (left->bits != right->bits) {
+        return left->bits < right->bits ? -1 : 1;
+    }
+    return (left->negative > right->negative) - (left->negative < right->negative);
+}

@@ -24,6 +24,9 @@ struct controller_hashing {
 /** Key of SipHash with PYTHONHASHSEED=seed. */
 void controller_hash_key(uint32_t seed, uint64_t key_out[2]);
 
+/** Order of ids, for qsort and bsearch: any, but always the same. */
+int controller_id_order(const void *a, const void *b);
+
 /** hash() of a str with PYTHONHASHSEED=seed; ASCII. */
 int64_t controller_hash_text(enum controller_sip sip, uint32_t seed, const char *text,
                              size_t length);

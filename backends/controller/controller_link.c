@@ -10,6 +10,8 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "cond.h"
+
 #define REGISTER_PAUSE_MS 1000u
 /* How long the first registration waits for a peer channel beside us to open. */
 #define PEER_START_MS 5000u
@@ -300,7 +302,6 @@ int controller_link_create(const struct controller_link_desc *desc,
                            struct controller_link **link_out)
 {
     struct controller_link *link = calloc(1, sizeof(*link));
-    pthread_condattr_t attr;
     int r;
 
     if (link == NULL) {
@@ -313,10 +314,7 @@ int controller_link_create(const struct controller_link_desc *desc,
         return r;
     }
     pthread_mutex_init(&link->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&link->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    (void)kvl_monotonic_cond_init(&link->changed);
     *link_out = link;
     return 0;
 }

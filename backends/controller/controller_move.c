@@ -20,17 +20,6 @@ struct moving {
     uint64_t tokens;
 };
 
-static int order_ids(const void *a, const void *b)
-{
-    const struct kvl_chunk_id *left = a;
-    const struct kvl_chunk_id *right = b;
-
-    if (left->bits != right->bits) {
-        return left->bits < right->bits ? -1 : 1;
-    }
-    return (left->negative > right->negative) - (left->negative < right->negative);
-}
-
 static int moving_grow(struct moving *moving)
 {
     const uint32_t room = moving->room == 0 ? 64 : moving->room * 2;
@@ -56,7 +45,7 @@ static int moving_look(void *ctx, const struct kvl_key *key, uint64_t bytes)
     (void)bytes;
     if (moving->ids != NULL &&
         (moving->host->chunk_id(moving->host, key, &id) < 0 ||
-         bsearch(&id, moving->ids, moving->id_count, sizeof(id), order_ids) == NULL)) {
+         bsearch(&id, moving->ids, moving->id_count, sizeof(id), controller_id_order) == NULL)) {
         return 0;
     }
     if (moving->count == moving->room) {
@@ -82,7 +71,7 @@ static int moving_ids(struct moving *moving, const struct controller_move_order 
         return -ENOMEM;
     }
     controller_hash_chain(order->hashing, order->tokens->at, order->tokens->count, moving->ids);
-    qsort(moving->ids, moving->id_count, sizeof(*moving->ids), order_ids);
+    qsort(moving->ids, moving->id_count, sizeof(*moving->ids), controller_id_order);
     return 0;
 }
 

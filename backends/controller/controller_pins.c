@@ -87,13 +87,7 @@ static int pin_order_positions(const void *a, const void *b)
 
 static int pin_order_ids(const void *a, const void *b)
 {
-    const struct kvl_chunk_id *left = &((const struct wanted *)a)->id;
-    const struct kvl_chunk_id *right = &((const struct wanted *)b)->id;
-
-    if (left->bits != right->bits) {
-        return left->bits < right->bits ? -1 : 1;
-    }
-    return (left->negative > right->negative) - (left->negative < right->negative);
+    return controller_id_order(&((const struct wanted *)a)->id, &((const struct wanted *)b)->id);
 }
 
 static struct pin *pin_find(const struct controller_pins *pins, const struct kvl_key *key)

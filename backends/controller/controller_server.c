@@ -8,6 +8,7 @@
 
 #include <zmq.h>
 
+#include "cond.h"
 #include "controller_http.h"
 #include "controller_role.h"
 #include "controller_state.h"
@@ -63,16 +64,12 @@ static void server_destroy(void *self)
 
 static int server_init(struct controller_server *server)
 {
-    pthread_condattr_t attr;
     int r = controller_asks_init(&server->asks);
 
     if (r < 0) {
         return r;
     }
-    (void)pthread_condattr_init(&attr);
-    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    (void)pthread_cond_init(&server->wake, &attr);
-    (void)pthread_condattr_destroy(&attr);
+    (void)kvl_monotonic_cond_init(&server->wake);
     (void)pthread_mutex_init(&server->lock, NULL);
     r = controller_handle_init(&server->events, server->host, server->options, &server->counts);
     if (r == 0) {

@@ -348,7 +348,7 @@ static int service_bind(struct controller_service *service, int32_t *port_out)
         (colon = strrchr(endpoint, ':')) == NULL) {
         return -EIO;
     }
-    *port_out = atoi(colon + 1);
+    *port_out = (int32_t)strtol(colon + 1, NULL, 10);
     return 0;
 }
 

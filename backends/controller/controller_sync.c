@@ -10,6 +10,8 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "cond.h"
+
 /* As LMCache's sender, except that a status is first asked for at once: nobody is frozen, and events
  * wait for the answer. */
 #define START_ATTEMPTS 3u
@@ -51,7 +53,6 @@ int controller_sync_create(const struct controller_sync_desc *desc,
                            struct controller_sync **sync_out)
 {
     struct controller_sync *sync = calloc(1, sizeof(*sync));
-    pthread_condattr_t attr;
     int r;
 
     if (sync == NULL) {
@@ -64,10 +65,7 @@ int controller_sync_create(const struct controller_sync_desc *desc,
         return r;
     }
     pthread_mutex_init(&sync->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&sync->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    (void)kvl_monotonic_cond_init(&sync->changed);
     *sync_out = sync;
     return 0;
 }

@@ -4,19 +4,16 @@
 #include <errno.h>
 #include <time.h>
 
+#include "cond.h"
+
 void disk_queue_init(struct disk_queue *queue, uint32_t max_in_flight)
 {
-    pthread_condattr_t attr;
-
     *queue = (struct disk_queue){.max_in_flight = max_in_flight};
     (void)pthread_mutex_init(&queue->lock, NULL);
-    (void)pthread_condattr_init(&attr);
-    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC); /* as all deadlines */
     for (int lane = 0; lane < DISK_LANES; lane++) {
         (void)pthread_cond_init(&queue->more[lane], NULL);
     }
-    (void)pthread_cond_init(&queue->idle, &attr);
-    (void)pthread_condattr_destroy(&attr);
+    (void)kvl_monotonic_cond_init(&queue->idle);
 }
 
 void disk_queue_fini(struct disk_queue *queue)

@@ -5,6 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cond.h"
 #include "py_socket_core.h"
 
 /* An op is its slot in the low bits and how often the slot was used above. */
@@ -35,7 +36,6 @@ void py_socket_ops_fini(struct kvl_channel *channel)
 static int op_grow(struct kvl_channel *channel)
 {
     struct py_socket_op *op;
-    pthread_condattr_t attr;
 
     if (channel->op_count == PY_SOCKET_OPS_MAX) {
         return -EAGAIN;
@@ -44,10 +44,7 @@ static int op_grow(struct kvl_channel *channel)
     if (op == NULL) {
         return -ENOMEM;
     }
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&op->ended, &attr);
-    pthread_condattr_destroy(&attr);
+    (void)kvl_monotonic_cond_init(&op->ended);
     op->id = channel->op_count;
     op->channel = channel;
     channel->ops[channel->op_count] = op;

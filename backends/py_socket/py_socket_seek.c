@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cond.h"
 #include "py_socket_seek_core.h"
 
 #define KEEP_EVERY_MS 250u
@@ -372,16 +373,6 @@ static void *seek_run(void *arg)
     return NULL;
 }
 
-static void cond_init(pthread_cond_t *cond)
-{
-    pthread_condattr_t attr;
-
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(cond, &attr);
-    pthread_condattr_destroy(&attr);
-}
-
 int py_socket_seek_start(const struct py_socket_seek_config *config,
                          struct py_socket_seek **seek_out)
 {
@@ -394,7 +385,7 @@ int py_socket_seek_start(const struct py_socket_seek_config *config,
     seek->config = *config;
     snprintf(seek->own, sizeof(seek->own), "%s", py_socket_channel_ops.url(config->channel));
     pthread_mutex_init(&seek->lock, NULL);
-    cond_init(&seek->changed);
+    (void)kvl_monotonic_cond_init(&seek->changed);
     r = py_socket_who_create(&seek->who);
     if (r == 0) {
         py_socket_who_set_static(seek->who, config->options->peers, config->options->peer_count);

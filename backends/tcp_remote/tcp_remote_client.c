@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cond.h"
 #include "setting.h"
 #include "tcp_remote_pool.h"
 
@@ -37,7 +38,6 @@ int tcp_remote_client_create(const struct kvl_host *host, const struct tcp_remot
                              struct tcp_remote_client **client_out)
 {
     struct tcp_remote_client *client = calloc(1, sizeof(*client));
-    pthread_condattr_t attr;
 
     if (client == NULL) {
         return -ENOMEM;
@@ -50,10 +50,7 @@ int tcp_remote_client_create(const struct kvl_host *host, const struct tcp_remot
     client->next_deadline_ms = KVL_NEVER;
     client->backoff_ms = options->backoff_min_ms;
     pthread_mutex_init(&client->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&client->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    (void)kvl_monotonic_cond_init(&client->changed);
     if (client_alloc(client) < 0) {
         tcp_remote_client_destroy(client);
         return -ENOMEM;

@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cond.h"
 #include "setting.h"
 #include "tcp_remote_door.h"
 #include "tcp_remote_hold.h"
@@ -93,7 +94,6 @@ int tcp_remote_server_create(const struct kvl_host *host, const struct tcp_remot
                              struct tcp_remote_server **server_out)
 {
     struct tcp_remote_server *server = calloc(1, sizeof(*server));
-    pthread_condattr_t attr;
 
     if (server == NULL) {
         return -ENOMEM;
@@ -113,10 +113,7 @@ int tcp_remote_server_create(const struct kvl_host *host, const struct tcp_remot
         pthread_mutex_init(&server->loops[i].lock, NULL);
     }
     pthread_mutex_init(&server->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&server->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    (void)kvl_monotonic_cond_init(&server->changed);
     *server_out = server;
     return 0;
 }

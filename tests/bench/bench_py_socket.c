@@ -188,7 +188,7 @@ static uint16_t raw_spawn(pid_t *pid_out)
         die("no raw peer", 0);
     }
     close(out[0]);
-    return (uint16_t)atoi(text);
+    return (uint16_t)strtoul(text, NULL, 10);
 }
 
 /* ---- time ---- */
@@ -379,7 +379,7 @@ int main(int argc, char **argv)
         return r;
     }
     if (argc == 3 && strcmp(argv[1], "--raw") == 0) {
-        return raw_child(atoi(argv[2]));
+        return raw_child((int)strtol(argv[2], NULL, 10));
     }
     bench_init(&bench, "py_socket", argc, argv);
     world_start(&world, &raw_pid);

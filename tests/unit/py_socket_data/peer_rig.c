@@ -313,12 +313,12 @@ int rig_child_main(int argc, char **argv)
     if (strcmp(argv[2], "net") == 0) {
         setup.pairs = rig_remote;
         setup.url = strchr(argv[3], ',') + 1;
-        if (setns(atoi(argv[3]), CLONE_NEWNET) < 0) {
+        if (setns((int)strtol(argv[3], NULL, 10), CLONE_NEWNET) < 0) {
             rig_die("setns", -errno);
         }
     }
-    in = atoi(argv[4]);
-    out = atoi(argv[5]);
+    in = (int)strtol(argv[4], NULL, 10);
+    out = (int)strtol(argv[5], NULL, 10);
     rig_start(&peer, &setup);
     rig_fill(peer.buffer, RIG_BYTES, 7);
     dprintf(out, "%s\n", peer.url);
