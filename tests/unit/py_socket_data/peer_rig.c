@@ -226,6 +226,9 @@ uint64_t rig_counter(struct rig_peer *peer, const char *name)
 
 void rig_spawn(struct rig_child *child, const char *mode, const char *url)
 {
+    /* A loopback address that no other process uses: a peer that comes back finds its port free. */
+    const unsigned own = (unsigned)getpid();
+    char fresh[32];
     int to[2];
     int from[2];
     char in[16];
@@ -235,6 +238,8 @@ void rig_spawn(struct rig_child *child, const char *mode, const char *url)
     if (pipe2(to, O_CLOEXEC) < 0 || pipe2(from, O_CLOEXEC) < 0) {
         rig_die("pipe", 0);
     }
+    snprintf(fresh, sizeof(fresh), "127.%u.%u.%u:0", 64 + (own >> 14) % 64, (own >> 7) % 128,
+             1 + own % 128);
     child->pid = fork();
     if (child->pid == 0) {
         snprintf(in, sizeof(in), "%d", to[0]);
@@ -242,7 +247,7 @@ void rig_spawn(struct rig_child *child, const char *mode, const char *url)
         (void)fcntl(to[0], F_SETFD, 0);
         (void)fcntl(from[1], F_SETFD, 0);
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-        execl("/proc/self/exe", "peer", "--peer", mode, url != NULL ? url : "127.0.0.1:0", in, out,
+        execl("/proc/self/exe", "peer", "--peer", mode, url != NULL ? url : fresh, in, out,
               (char *)NULL);
         _exit(127);
     }
