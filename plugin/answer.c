@@ -10,7 +10,7 @@
 int kvl_answer_check(const struct kvl_batch *batch, const struct kvl_result *result,
                      enum kvl_op_kind kind)
 {
-    if (batch->size < sizeof(*batch) || batch->count == 0 || batch->count > KVL_BATCH_MAX ||
+    if (batch->size < KVL_BATCH_SIZE_1_0 || batch->count == 0 || batch->count > KVL_BATCH_MAX ||
         batch->chunks == NULL || (batch->sg_first != NULL && batch->sg == NULL) ||
         (result != NULL && result->size < sizeof(*result))) {
         return -EINVAL;
