@@ -110,9 +110,9 @@ static void report_read(struct kvl_op *op, struct kvl_op_item *item, struct kvl_
     if (cargo->has_view) {
         item->chunk.bytes = cargo->view.length;
     }
+    take_view(item, cargo);
     if (!is_direct && kvl_op_has_memory(op, cargo->item)) {
         item->stage = KVL_ITEM_BRING;
-        take_view(item, cargo);
     } else {
         item->status = 0;
     }
@@ -124,6 +124,9 @@ static void report_item(struct kvl_flight *flight, struct kvl_cargo *cargo)
     struct kvl_op_item *item = &op->items[cargo->item];
 
     item->is_flying = 0;
+    if (flight->verb == KVL_VERB_SCATTER) {
+        take_view(item, cargo); /* given back with the op: then none is out when the call returns */
+    }
     if (cargo->status != 0) {
         kvl_op_item_failed(item, cargo->status);
         if (flight->verb == KVL_VERB_SCATTER) {
