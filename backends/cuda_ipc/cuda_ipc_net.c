@@ -166,23 +166,29 @@ void cuda_ipc_net_rest(struct cuda_ipc_net *net)
     net_listen_for(net, 0);
 }
 
-/* Is there a link that leads where the lead does? */
+/* Does the link lead where the lead does? */
+static bool net_is_same(const struct cuda_ipc_link *link, const struct cuda_ipc_lead *lead)
+{
+    const size_t length = sizeof(lead->peer.instance);
+
+    if (link->state == CUDA_IPC_LINK_FREE) {
+        return false;
+    }
+    if (lead->is_static) {
+        return link->is_static && link->address.length == lead->address.length &&
+               memcmp(&link->address.un, &lead->address.un, lead->address.length) == 0;
+    }
+    if (link->epoch != 0) {
+        return memcmp(link->peer.instance, lead->peer.instance, length) == 0;
+    }
+    return !link->is_static && memcmp(link->expected.instance, lead->peer.instance, length) == 0;
+}
+
 static bool net_is_known(const struct cuda_ipc_net *net, const struct cuda_ipc_lead *lead)
 {
     for (uint32_t i = 0; i < net->env.max_peers; i++) {
-        const struct cuda_ipc_link *link = &net->links[i];
-
-        if (link->state == CUDA_IPC_LINK_FREE) {
-            continue;
-        }
-        if (lead->is_static
-                ? link->is_static && link->address.length == lead->address.length &&
-                      memcmp(&link->address.un, &lead->address.un, lead->address.length) == 0
-                : memcmp(link->state == CUDA_IPC_LINK_READY || link->is_static
-                             ? link->peer.instance
-                             : link->expected.instance,
-                         lead->peer.instance, sizeof(lead->peer.instance)) == 0) {
-            return link->is_static ? lead->is_static || link->state == CUDA_IPC_LINK_READY : true;
+        if (net_is_same(&net->links[i], lead)) {
+            return true;
         }
     }
     return false;

@@ -219,11 +219,13 @@ static int conn_on_hello(struct cuda_ipc_conn *conn, const struct cuda_ipc_wire_
 static int conn_on_lookup(struct cuda_ipc_conn *conn, const struct cuda_ipc_wire_message *message)
 {
     struct kvl_key keys[CUDA_IPC_WIRE_KEYS_MAX];
-    uint8_t found[CUDA_IPC_WIRE_KEYS_MAX];
+    uint8_t found[CUDA_IPC_WIRE_KEYS_MAX] = {0};
 
     cuda_ipc_wire_get_keys(message, keys);
     for (uint32_t i = 0; i < message->count; i++) {
-        found[i] = !conn->net->has_left && cuda_ipc_pool_has(conn->net->env.pool, &keys[i]);
+        if (!conn->net->has_left && cuda_ipc_pool_has(conn->net->env.pool, &keys[i])) {
+            found[i] = 1;
+        }
     }
     return conn_send(
         conn, cuda_ipc_wire_put_found(message->request, found, message->count, conn->net->out));
