@@ -97,6 +97,9 @@ bool cuda_ipc_walk_next(struct cuda_ipc_walk *walk, uint64_t limit, struct cuda_
 
 /* ---- pieces ---- */
 
+/* Longer rows are pieces of their own: neither kernel nor driver takes pitches without end. */
+#define ROW_MAX (1ull << 30)
+
 /** What a side has at an offset: rows of the same length. */
 struct plan_extent {
     uint64_t addr;
@@ -219,7 +222,8 @@ static struct cuda_ipc_piece plan_meet(const struct plan_extent *dst, const stru
         const uint64_t dst_rows = dst->rows > 1 ? dst->rows : dst->bytes / row;
         const uint64_t src_rows = src->rows > 1 ? src->rows : src->bytes / row;
 
-        if ((dst->rows == 1 || dst->bytes == row) && (src->rows == 1 || src->bytes == row)) {
+        if ((dst->rows == 1 || dst->bytes == row) && (src->rows == 1 || src->bytes == row) &&
+            row <= ROW_MAX) {
             piece.rows = min_of(limit / row, min_of(dst_rows, src_rows));
             piece.dst_pitch = dst->rows > 1 ? dst->pitch : row;
             piece.src_pitch = src->rows > 1 ? src->pitch : row;
