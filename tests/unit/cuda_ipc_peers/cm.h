@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cmocka, with the headers that it wants before its own. */
-#ifndef KVL_CUDA_IPC_CM_H
-#define KVL_CUDA_IPC_CM_H
+#ifndef KVL_CUDA_IPC_PEERS_CM_H
+#define KVL_CUDA_IPC_PEERS_CM_H
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,4 +10,4 @@
 
 #include <cmocka.h>
 
-#endif /* KVL_CUDA_IPC_CM_H */
+#endif /* KVL_CUDA_IPC_PEERS_CM_H */
