@@ -225,6 +225,14 @@ static int plugin_channels(struct kvl_instance *instance, const char *section,
     return r < 0 ? r : kvl_peer_channels(instance, section, ops_out, self_out);
 }
 
+static int plugin_ipc(struct kvl_instance *instance, const char *section,
+                      const struct kvl_ipc_ops **ops_out)
+{
+    int r = ops_out != NULL ? enter(instance) : -EINVAL;
+
+    return r < 0 ? r : kvl_codecs_find(&instance->codecs, section, ops_out);
+}
+
 static const struct kvl_plugin plugin = {
     .magic = KVL_PLUGIN_MAGIC,
     .size = sizeof(struct kvl_plugin),
@@ -250,6 +258,7 @@ static const struct kvl_plugin plugin = {
     .stats = plugin_stats,
     .reload = plugin_reload,
     .channels = plugin_channels,
+    .ipc = plugin_ipc,
 };
 
 KVL_EXPORT const struct kvl_plugin *kvlane_plugin_v1(void)
