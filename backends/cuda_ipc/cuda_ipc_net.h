@@ -16,7 +16,7 @@
 #include "cuda_ipc_self.h"
 
 /** Most connections each way. */
-#define CUDA_IPC_PEERS_MAX 256u
+#define CUDA_IPC_PEERS_MAX 64u
 /** Leases that one peer may hold. */
 #define CUDA_IPC_LEASES_MAX 8192u
 /** Requests that wait for one peer's answer. */
