@@ -587,6 +587,11 @@ void cuda_ipc_link_give_up(struct cuda_ipc_link *link)
     link->is_useless = true;
 }
 
+int cuda_ipc_link_is_useless(const struct cuda_ipc_link *link)
+{
+    return link->is_useless;
+}
+
 uint32_t cuda_ipc_link_index(const struct cuda_ipc_link *link)
 {
     return (uint32_t)(link - link->net->links);

@@ -152,6 +152,7 @@ void cuda_ipc_link_release(struct cuda_ipc_link *link, uint64_t epoch, uint64_t 
 
 /** Its memory cannot be used here: it is asked no more until it connects anew. */
 void cuda_ipc_link_give_up(struct cuda_ipc_link *link);
+int cuda_ipc_link_is_useless(const struct cuda_ipc_link *link);
 
 /** A number for the link below CUDA_IPC_PEERS_MAX. */
 uint32_t cuda_ipc_link_index(const struct cuda_ipc_link *link);
