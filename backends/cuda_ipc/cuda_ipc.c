@@ -8,7 +8,7 @@
 #include <kvlane/backend.h>
 
 #include "cuda_ipc_op.h"
-#include "cuda_ipc_watch.h"
+#include "cuda_ipc_report.h"
 #include "ipc.h"
 #include "setting.h"
 
@@ -104,12 +104,12 @@ static void cuda_ipc_get_limits(void *ctx, struct kvl_limits *limits_out)
 
 static void cuda_ipc_get_health(void *self, struct kvl_health *health_out)
 {
-    cuda_ipc_watch_health(self, health_out);
+    cuda_ipc_report_health(self, health_out);
 }
 
 static void cuda_ipc_get_stats(void *self, kvl_stat_fn fn, void *ctx)
 {
-    cuda_ipc_watch_stats(self, fn, ctx);
+    cuda_ipc_report_stats(self, fn, ctx);
 }
 
 static int cuda_ipc_kv_register(void *self, const struct kvl_kv *kv, uint64_t *kv_out,

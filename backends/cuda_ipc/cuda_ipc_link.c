@@ -298,6 +298,7 @@ static int link_on_hello(struct cuda_ipc_link *link, const struct cuda_ipc_wire_
     }
     cuda_ipc_port_watch(&link->port, pidfd);
     if (!link_is_expected(link, &hello.peer)) {
+        cuda_ipc_net_count(net, CUDA_IPC_NET_REFUSED, 1);
         return -ESTALE;
     }
     if (link_is_double(link, &hello.peer)) {

@@ -42,29 +42,29 @@ static void list_add(struct move_list *list, const struct cuda_ipc *self,
 }
 
 static int list_submit(const struct move_list *list, struct cuda_ipc_op *op, int device, int is_out,
-                       void (*over)(struct cuda_ipc_part *part))
+                       void (*over)(struct cuda_ipc_haul *part))
 {
     const struct cuda_ipc_far far = {.device = device, .addrs = list->addrs};
-    struct cuda_ipc_part *part = cuda_ipc_part_create(op, list->items, list->count);
+    struct cuda_ipc_haul *part = cuda_ipc_haul_create(op, list->items, list->count);
     int r;
 
     if (part == NULL) {
         return -ENOMEM;
     }
-    r = cuda_ipc_part_submit(part, list->bytes, &far, is_out, over);
+    r = cuda_ipc_haul_submit(part, list->bytes, &far, is_out, over);
     if (r < 0) {
-        cuda_ipc_part_destroy(part);
+        cuda_ipc_haul_destroy(part);
     }
     return r;
 }
 
 /* ---- gather, scatter ---- */
 
-static void move_over(struct cuda_ipc_part *part)
+static void move_over(struct cuda_ipc_haul *part)
 {
     struct cuda_ipc_op *op = part->op;
 
-    cuda_ipc_part_destroy(part);
+    cuda_ipc_haul_destroy(part);
     cuda_ipc_op_close(op);
 }
 
@@ -72,7 +72,7 @@ static int move_host(struct cuda_ipc *self, enum cuda_ipc_kind kind, const struc
                      const void *const *hosts)
 {
     const struct cuda_ipc_far far = {.device = KVL_DEVICE_HOST, .hosts = hosts};
-    struct cuda_ipc_part *part = NULL;
+    struct cuda_ipc_haul *part = NULL;
     struct cuda_ipc_op *op;
     uint64_t *bytes;
     uint32_t *items;
@@ -88,14 +88,14 @@ static int move_host(struct cuda_ipc *self, enum cuda_ipc_kind kind, const struc
             bytes[i] = batch->chunks[i].bytes;
             items[i] = i;
         }
-        part = cuda_ipc_part_create(op, items, batch->count);
+        part = cuda_ipc_haul_create(op, items, batch->count);
     }
     r = -ENOMEM;
     if (part != NULL) {
         cuda_ipc_op_spread(op);
-        r = cuda_ipc_part_submit(part, bytes, &far, kind == CUDA_IPC_OP_GATHER, move_over);
+        r = cuda_ipc_haul_submit(part, bytes, &far, kind == CUDA_IPC_OP_GATHER, move_over);
         if (r < 0) {
-            cuda_ipc_part_destroy(part);
+            cuda_ipc_haul_destroy(part);
         }
     }
     free(bytes);
@@ -120,7 +120,7 @@ int cuda_ipc_move_scatter(struct cuda_ipc *self, const struct kvl_batch *batch,
 
 /* ---- write ---- */
 
-static void write_over(struct cuda_ipc_part *part)
+static void write_over(struct cuda_ipc_haul *part)
 {
     struct cuda_ipc_op *op = part->op;
     struct cuda_ipc_pool *pool = op->self->pool;
@@ -135,7 +135,7 @@ static void write_over(struct cuda_ipc_part *part)
         }
         item->chunk = NULL;
     }
-    cuda_ipc_part_destroy(part);
+    cuda_ipc_haul_destroy(part);
     cuda_ipc_op_close(op);
 }
 
@@ -190,7 +190,7 @@ int cuda_ipc_move_write(struct cuda_ipc *self, const struct kvl_batch *batch)
 
 /* ---- read: the own pool ---- */
 
-static void read_own_over(struct cuda_ipc_part *part)
+static void read_own_over(struct cuda_ipc_haul *part)
 {
     struct cuda_ipc_op *op = part->op;
     uint32_t good = 0;
@@ -203,7 +203,7 @@ static void read_own_over(struct cuda_ipc_part *part)
         item->chunk = NULL;
     }
     cuda_ipc_count(op->self, CUDA_IPC_COUNT_READ_OWN, good);
-    cuda_ipc_part_destroy(part);
+    cuda_ipc_haul_destroy(part);
     cuda_ipc_op_close(op);
 }
 

@@ -423,7 +423,7 @@ static bool op_cancel_locked(struct cuda_ipc_op *op)
     bool sweep = false;
 
     atomic_store(&op->cancel, -ECANCELED);
-    for (const struct cuda_ipc_part *part = op->parts; part != NULL; part = part->next) {
+    for (const struct cuda_ipc_haul *part = op->parts; part != NULL; part = part->next) {
         if (!part->is_over) {
             cuda_ipc_copy_cancel(self->copy, part->id);
         }

@@ -56,15 +56,15 @@ struct cuda_ipc_item {
 };
 
 /** Bytes of some chunks of an op, on their way. */
-struct cuda_ipc_part {
-    struct cuda_ipc_part *next; /* of the same op, under ops_lock */
+struct cuda_ipc_haul {
+    struct cuda_ipc_haul *next; /* of the same op, under ops_lock */
     struct cuda_ipc_op *op;
     struct cuda_ipc_work work; /* back to the net's thread */
     uint64_t id; /* of the job */
     uint32_t layers; /* that have arrived; under ops_lock */
     int device; /* that works on it */
     bool is_over; /* under ops_lock */
-    void (*over)(struct cuda_ipc_part *part);
+    void (*over)(struct cuda_ipc_haul *part);
     struct cuda_ipc_ref *refs; /* owned; memory of a peer that is read */
     uint32_t ref_count;
     uint32_t count; /* chunks */
@@ -84,7 +84,7 @@ struct cuda_ipc_query {
 struct cuda_ipc_op {
     struct cuda_ipc_op *next; /* of the instance, under ops_lock, as is */
     struct cuda_ipc_op *prev;
-    struct cuda_ipc_part *parts; /* all of them */
+    struct cuda_ipc_haul *parts; /* all of them */
     uint32_t layers; /* told to the host */
     bool is_spread; /* no further parts will come */
     bool is_searching; /* the net's thread looks for its chunks */
@@ -143,7 +143,7 @@ void cuda_ipc_op_cancel_all(struct cuda_ipc *self);
 /** Waits until there are no ops. @return 0; -ETIMEDOUT. */
 int cuda_ipc_op_drain(struct cuda_ipc *self, uint64_t deadline_ms);
 
-/* ---- parts: cuda_ipc_part.c ---- */
+/* ---- parts: cuda_ipc_haul.c ---- */
 
 /** Where the other side of a part lies: addresses by position in the part. */
 struct cuda_ipc_far {
@@ -153,7 +153,7 @@ struct cuda_ipc_far {
 };
 
 /** A part for `count` chunks. @return NULL without memory. */
-struct cuda_ipc_part *cuda_ipc_part_create(struct cuda_ipc_op *op, const uint32_t *items,
+struct cuda_ipc_haul *cuda_ipc_haul_create(struct cuda_ipc_op *op, const uint32_t *items,
                                            uint32_t count);
 
 /**
@@ -166,12 +166,12 @@ struct cuda_ipc_part *cuda_ipc_part_create(struct cuda_ipc_op *op, const uint32_
  * @return 0 and the op is open once more; -EAGAIN, -EINVAL, .. of cuda_ipc_copy_submit(); -EMSGSIZE
  *         too many runs; -ECANCELED; -ENOMEM. The part is still the caller's then.
  */
-int cuda_ipc_part_submit(struct cuda_ipc_part *part, const uint64_t *bytes,
+int cuda_ipc_haul_submit(struct cuda_ipc_haul *part, const uint64_t *bytes,
                          const struct cuda_ipc_far *far, int is_out,
-                         void (*over)(struct cuda_ipc_part *part));
+                         void (*over)(struct cuda_ipc_haul *part));
 
 /** Frees. What it holds was given back. */
-void cuda_ipc_part_destroy(struct cuda_ipc_part *part);
+void cuda_ipc_haul_destroy(struct cuda_ipc_haul *part);
 
 /* ---- data operations: cuda_ipc_move.c, cuda_ipc_search.c ---- */
 

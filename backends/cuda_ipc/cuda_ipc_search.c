@@ -240,8 +240,8 @@ static void search_release(struct cuda_ipc_op *op, uint32_t index)
 /* Back in the net's thread, the copy has ended. */
 static void search_copied(struct cuda_ipc_work *work)
 {
-    struct cuda_ipc_part *part =
-        (struct cuda_ipc_part *)(void *)((char *)work - offsetof(struct cuda_ipc_part, work));
+    struct cuda_ipc_haul *part =
+        (struct cuda_ipc_haul *)(void *)((char *)work - offsetof(struct cuda_ipc_haul, work));
     struct cuda_ipc_op *op = part->op;
     uint32_t good = 0;
     uint32_t stale = 0;
@@ -259,11 +259,11 @@ static void search_copied(struct cuda_ipc_work *work)
     }
     cuda_ipc_count(op->self, CUDA_IPC_COUNT_READ_PEER, good);
     cuda_ipc_count(op->self, CUDA_IPC_COUNT_STALE, stale);
-    cuda_ipc_part_destroy(part);
+    cuda_ipc_haul_destroy(part);
     cuda_ipc_op_close(op);
 }
 
-static void search_over(struct cuda_ipc_part *part)
+static void search_over(struct cuda_ipc_haul *part)
 {
     for (uint32_t i = 0; i < part->ref_count; i++) {
         cuda_ipc_map_release(&part->refs[i]);
@@ -362,7 +362,7 @@ static int search_submit(struct cuda_ipc_op *op, struct search_memory *memory,
                          uint32_t count)
 {
     const struct cuda_ipc_far far = {.device = memory->device, .addrs = addrs};
-    struct cuda_ipc_part *part = cuda_ipc_part_create(op, items, count);
+    struct cuda_ipc_haul *part = cuda_ipc_haul_create(op, items, count);
     int r = -ENOMEM;
 
     if (part != NULL) {
@@ -371,10 +371,10 @@ static int search_submit(struct cuda_ipc_op *op, struct search_memory *memory,
     if (part != NULL && part->refs != NULL) {
         memcpy(part->refs, memory->refs, memory->count * sizeof(*part->refs));
         part->ref_count = memory->count;
-        r = cuda_ipc_part_submit(part, bytes, &far, 0, search_over);
+        r = cuda_ipc_haul_submit(part, bytes, &far, 0, search_over);
     }
     if (r < 0 && part != NULL) {
-        cuda_ipc_part_destroy(part);
+        cuda_ipc_haul_destroy(part);
     }
     return r;
 }

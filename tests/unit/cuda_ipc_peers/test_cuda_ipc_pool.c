@@ -22,9 +22,14 @@ struct seen {
 static void on_change(void *ctx, const struct kvl_key *key, uint64_t bytes, uint32_t kind)
 {
     struct seen *seen = ctx;
-    int number = (int)strtol(key->text + 1, NULL, 10);
+    char text[16] = "";
+    int number;
 
-    assert_true(number >= 0 && number < KEYS);
+    assert_true(key->length < sizeof(text));
+    memcpy(text, key->text, key->length);
+    number = (int)strtol(text + 1, NULL, 10);
+
+    assert_true(number < KEYS);
     assert_true((kind == KVL_KEY_ADMIT) == (bytes > 0));
     assert_true(kind == KVL_KEY_ADMIT || seen->there[number]);
     seen->there[number] = kind == KVL_KEY_ADMIT;
@@ -465,11 +470,18 @@ static void test_random_steps(void **state)
     cuda_ipc_pool_destroy(pool);
 }
 
+struct worker {
+    pthread_t thread;
+    struct cuda_ipc_pool *pool;
+    uint32_t seed;
+};
+
 static void *thread_main(void *arg)
 {
-    struct cuda_ipc_pool *pool = arg;
+    const struct worker *worker = arg;
+    struct cuda_ipc_pool *pool = worker->pool;
     struct held held = {0};
-    uint32_t seed = (uint32_t)(uintptr_t)&held;
+    uint32_t seed = worker->seed;
 
     for (int i = 0; i < 20000; i++) {
         random_step(pool, &held, &seed);
@@ -483,14 +495,15 @@ static void *thread_main(void *arg)
 static void test_threads(void **state)
 {
     struct cuda_ipc_pool *pool = pool_of(NULL, 32 * UNIT, 2);
-    pthread_t threads[4];
+    struct worker workers[4];
 
     (void)state;
-    for (int i = 0; i < 4; i++) {
-        assert_int_equal(pthread_create(&threads[i], NULL, thread_main, pool), 0);
+    for (uint32_t i = 0; i < 4; i++) {
+        workers[i] = (struct worker){.pool = pool, .seed = i + 1};
+        assert_int_equal(pthread_create(&workers[i].thread, NULL, thread_main, &workers[i]), 0);
     }
     for (int i = 0; i < 4; i++) {
-        pthread_join(threads[i], NULL);
+        pthread_join(workers[i].thread, NULL);
     }
     for (int k = 0; k < KEYS; k++) {
         (void)take_out(pool, k);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "cuda_ipc_watch.h"
+#include "cuda_ipc_report.h"
 
 #include <stdio.h>
 #include <string.h>
 
-static uint32_t watch_state(struct cuda_ipc *self)
+static uint32_t report_state(struct cuda_ipc *self)
 {
     const int state = atomic_load(&self->state);
 
@@ -17,11 +17,11 @@ static uint32_t watch_state(struct cuda_ipc *self)
 }
 
 /* The worst first: the text has room for one sentence. */
-void cuda_ipc_watch_health(struct cuda_ipc *self, struct kvl_health *health_out)
+void cuda_ipc_report_health(struct cuda_ipc *self, struct kvl_health *health_out)
 {
     char copy[200];
 
-    health_out->state = watch_state(self);
+    health_out->state = report_state(self);
     (void)snprintf(health_out->address, sizeof(health_out->address), "%s", self->address_text);
     if (atomic_load(&self->state) != CUDA_IPC_RUNNING) {
         (void)snprintf(health_out->text, sizeof(health_out->text), "not running");
@@ -44,7 +44,7 @@ void cuda_ipc_watch_health(struct cuda_ipc *self, struct kvl_health *health_out)
     }
 }
 
-static void watch_counters(struct cuda_ipc *self, kvl_stat_fn fn, void *ctx)
+static void report_counters(struct cuda_ipc *self, kvl_stat_fn fn, void *ctx)
 {
     static const char *const names[CUDA_IPC_COUNTERS] = {
         [CUDA_IPC_COUNT_LOOKUPS] = "lookup_chunks",
@@ -68,7 +68,7 @@ static void watch_counters(struct cuda_ipc *self, kvl_stat_fn fn, void *ctx)
     }
 }
 
-static void watch_pool(struct cuda_ipc *self, kvl_stat_fn fn, void *ctx)
+static void report_pool(struct cuda_ipc *self, kvl_stat_fn fn, void *ctx)
 {
     struct cuda_ipc_pool_stats pool;
 
@@ -81,7 +81,7 @@ static void watch_pool(struct cuda_ipc *self, kvl_stat_fn fn, void *ctx)
     fn(ctx, "pool_full", pool.full);
 }
 
-static void watch_net(struct cuda_ipc *self, kvl_stat_fn fn, void *ctx)
+static void report_net(struct cuda_ipc *self, kvl_stat_fn fn, void *ctx)
 {
     struct cuda_ipc_net_stats net;
 
@@ -98,7 +98,7 @@ static void watch_net(struct cuda_ipc *self, kvl_stat_fn fn, void *ctx)
     fn(ctx, "peer_refused", net.refused);
 }
 
-static void watch_map(kvl_stat_fn fn, void *ctx)
+static void report_map(kvl_stat_fn fn, void *ctx)
 {
     struct cuda_ipc_map_stats map;
 
@@ -116,15 +116,15 @@ static void watch_map(kvl_stat_fn fn, void *ctx)
     fn(ctx, "map_bytes", map.bytes);
 }
 
-void cuda_ipc_watch_stats(struct cuda_ipc *self, kvl_stat_fn fn, void *ctx)
+void cuda_ipc_report_stats(struct cuda_ipc *self, kvl_stat_fn fn, void *ctx)
 {
     const int state = atomic_load(&self->state);
 
-    watch_counters(self, fn, ctx);
-    watch_pool(self, fn, ctx);
+    report_counters(self, fn, ctx);
+    report_pool(self, fn, ctx);
     if (state == CUDA_IPC_RUNNING || state == CUDA_IPC_LEAVING) {
-        watch_net(self, fn, ctx);
-        watch_map(fn, ctx);
+        report_net(self, fn, ctx);
+        report_map(fn, ctx);
         cuda_ipc_copy_stats(self->copy, fn, ctx);
     }
 }

@@ -9,7 +9,7 @@
 #define PIECES_MAX 1048576u
 
 /** What is allocated to describe a job, until it is submitted. */
-struct part_scratch {
+struct haul_scratch {
     uint32_t *first;
     uint32_t *blocks;
     struct kvl_sg *sg;
@@ -18,10 +18,10 @@ struct part_scratch {
     cuda_ptr *addrs;
 };
 
-struct cuda_ipc_part *cuda_ipc_part_create(struct cuda_ipc_op *op, const uint32_t *items,
+struct cuda_ipc_haul *cuda_ipc_haul_create(struct cuda_ipc_op *op, const uint32_t *items,
                                            uint32_t count)
 {
-    struct cuda_ipc_part *part = calloc(1, sizeof(*part) + count * sizeof(part->items[0]));
+    struct cuda_ipc_haul *part = calloc(1, sizeof(*part) + count * sizeof(part->items[0]));
 
     if (part != NULL) {
         part->op = op;
@@ -33,9 +33,9 @@ struct cuda_ipc_part *cuda_ipc_part_create(struct cuda_ipc_op *op, const uint32_
 }
 
 /* The lock is held. */
-static void part_unlink(struct cuda_ipc_part *part)
+static void haul_unlink(struct cuda_ipc_haul *part)
 {
-    struct cuda_ipc_part **at = &part->op->parts;
+    struct cuda_ipc_haul **at = &part->op->parts;
 
     while (*at != NULL && *at != part) {
         at = &(*at)->next;
@@ -45,12 +45,12 @@ static void part_unlink(struct cuda_ipc_part *part)
     }
 }
 
-void cuda_ipc_part_destroy(struct cuda_ipc_part *part)
+void cuda_ipc_haul_destroy(struct cuda_ipc_haul *part)
 {
     struct cuda_ipc *self = part->op->self;
 
     pthread_mutex_lock(&self->ops_lock);
-    part_unlink(part);
+    haul_unlink(part);
     pthread_mutex_unlock(&self->ops_lock);
     free(part->refs);
     free(part->map);
@@ -59,7 +59,7 @@ void cuda_ipc_part_destroy(struct cuda_ipc_part *part)
 
 /* ---- sides ---- */
 
-static void scratch_free(struct part_scratch *scratch)
+static void scratch_free(struct haul_scratch *scratch)
 {
     free(scratch->first);
     free(scratch->blocks);
@@ -70,13 +70,13 @@ static void scratch_free(struct part_scratch *scratch)
 }
 
 /* With all chunks of the op in the part, its arrays serve as they are. */
-static bool part_is_whole(const struct cuda_ipc_part *part)
+static bool haul_is_whole(const struct cuda_ipc_haul *part)
 {
     return part->count == part->op->count;
 }
 
 /* Entries of the part's chunks out of a list of the op, and where each chunk's begin. */
-static int part_subset(const struct cuda_ipc_part *part, const void *all, const uint32_t *all_first,
+static int haul_subset(const struct cuda_ipc_haul *part, const void *all, const uint32_t *all_first,
                        size_t entry_bytes, void **list_out, uint32_t **first_out)
 {
     uint32_t *first = calloc((size_t)part->count + 1, sizeof(*first));
@@ -105,7 +105,7 @@ static int part_subset(const struct cuda_ipc_part *part, const void *all, const 
     return 0;
 }
 
-static int part_paged(const struct cuda_ipc_part *part, struct part_scratch *scratch,
+static int haul_paged(const struct cuda_ipc_haul *part, struct haul_scratch *scratch,
                       struct cuda_ipc_job_side *side)
 {
     const struct cuda_ipc_engine *engine = &part->op->engine;
@@ -117,8 +117,8 @@ static int part_paged(const struct cuda_ipc_part *part, struct part_scratch *scr
     side->kv = engine->kv;
     side->blocks = engine->blocks;
     side->block_first = engine->block_first;
-    if (!part_is_whole(part)) {
-        r = part_subset(part, engine->blocks, engine->block_first, sizeof(*engine->blocks), &blocks,
+    if (!haul_is_whole(part)) {
+        r = haul_subset(part, engine->blocks, engine->block_first, sizeof(*engine->blocks), &blocks,
                         &scratch->first);
         scratch->blocks = blocks;
         side->blocks = scratch->blocks;
@@ -127,7 +127,7 @@ static int part_paged(const struct cuda_ipc_part *part, struct part_scratch *scr
     return r;
 }
 
-static int part_runs(const struct cuda_ipc_part *part, struct part_scratch *scratch,
+static int haul_runs(const struct cuda_ipc_haul *part, struct haul_scratch *scratch,
                      struct cuda_ipc_job_side *side)
 {
     const struct cuda_ipc_engine *engine = &part->op->engine;
@@ -138,8 +138,8 @@ static int part_runs(const struct cuda_ipc_part *part, struct part_scratch *scra
     side->device = engine->device;
     side->sg = engine->sg;
     side->sg_first = engine->sg_first;
-    if (!part_is_whole(part)) {
-        r = part_subset(part, engine->sg, engine->sg_first, sizeof(*engine->sg), &sg,
+    if (!haul_is_whole(part)) {
+        r = haul_subset(part, engine->sg, engine->sg_first, sizeof(*engine->sg), &sg,
                         &scratch->first);
         scratch->sg = sg;
         side->sg = scratch->sg;
@@ -148,7 +148,7 @@ static int part_runs(const struct cuda_ipc_part *part, struct part_scratch *scra
     return r;
 }
 
-static void part_far(const struct cuda_ipc_far *far, struct cuda_ipc_job_side *side)
+static void haul_far(const struct cuda_ipc_far *far, struct cuda_ipc_job_side *side)
 {
     side->device = far->device;
     side->addrs = far->addrs;
@@ -162,7 +162,7 @@ static uint32_t run_pieces(const struct kvl_sg *sg)
     return sg->count <= 1 || sg->stride == sg->length ? 1 : sg->count;
 }
 
-static int part_count_pieces(struct cuda_ipc_part *part)
+static int haul_count_pieces(struct cuda_ipc_haul *part)
 {
     const struct cuda_ipc_engine *engine = &part->op->engine;
     uint64_t pieces = 0;
@@ -183,12 +183,12 @@ static int part_count_pieces(struct cuda_ipc_part *part)
 
 /* The copy engine takes host memory in one piece per chunk only, so each run of it becomes a chunk
  * of the job, and its bytes on the device go with it. */
-static int part_host_runs(struct cuda_ipc_part *part, const struct cuda_ipc_far *far,
-                          struct part_scratch *scratch)
+static int haul_host_runs(struct cuda_ipc_haul *part, const struct cuda_ipc_far *far,
+                          struct haul_scratch *scratch)
 {
     const struct cuda_ipc_engine *engine = &part->op->engine;
     uint32_t n = 0;
-    int r = part_count_pieces(part);
+    int r = haul_count_pieces(part);
 
     if (r < 0) {
         return r;
@@ -226,12 +226,12 @@ static int part_host_runs(struct cuda_ipc_part *part, const struct cuda_ipc_far 
 
 /* How far all parts together are. The lock is held, so that what the host is told only grows; the
  * host's function neither blocks nor comes back here. */
-static void part_tell(struct cuda_ipc_op *op)
+static void haul_tell(struct cuda_ipc_op *op)
 {
     const struct kvl_host *host = op->self->host;
     uint32_t layers = UINT32_MAX;
 
-    for (const struct cuda_ipc_part *part = op->parts; part != NULL; part = part->next) {
+    for (const struct cuda_ipc_haul *part = op->parts; part != NULL; part = part->next) {
         if (!part->is_over && part->layers < layers) {
             layers = part->layers;
         }
@@ -244,20 +244,20 @@ static void part_tell(struct cuda_ipc_op *op)
     }
 }
 
-static void part_progress(void *ctx, uint32_t layers)
+static void haul_progress(void *ctx, uint32_t layers)
 {
-    struct cuda_ipc_part *part = ctx;
+    struct cuda_ipc_haul *part = ctx;
     struct cuda_ipc *self = part->op->self;
 
     pthread_mutex_lock(&self->ops_lock);
     part->layers = layers;
-    part_tell(part->op);
+    haul_tell(part->op);
     pthread_mutex_unlock(&self->ops_lock);
 }
 
-static void part_done(void *ctx, const struct cuda_ipc_copy_end *end)
+static void haul_done(void *ctx, const struct cuda_ipc_copy_end *end)
 {
-    struct cuda_ipc_part *part = ctx;
+    struct cuda_ipc_haul *part = ctx;
     struct cuda_ipc_op *op = part->op;
     struct cuda_ipc *self = op->self;
 
@@ -274,7 +274,7 @@ static void part_done(void *ctx, const struct cuda_ipc_copy_end *end)
     if (op->driver_code == 0) {
         op->driver_code = end->driver_code;
     }
-    part_tell(op);
+    haul_tell(op);
     pthread_mutex_unlock(&self->ops_lock);
     if (end->status == -EIO) {
         cuda_ipc_gpu_check(self, part->device);
@@ -286,12 +286,12 @@ void cuda_ipc_op_spread(struct cuda_ipc_op *op)
 {
     pthread_mutex_lock(&op->self->ops_lock);
     op->is_spread = true;
-    part_tell(op);
+    haul_tell(op);
     pthread_mutex_unlock(&op->self->ops_lock);
 }
 
 /* From now on a cancel finds it. @return 0; -ECANCELED. */
-static int part_link(struct cuda_ipc_part *part)
+static int haul_link(struct cuda_ipc_haul *part)
 {
     struct cuda_ipc_op *op = part->op;
     struct cuda_ipc *self = op->self;
@@ -308,21 +308,21 @@ static int part_link(struct cuda_ipc_part *part)
     return r;
 }
 
-static int part_describe(struct cuda_ipc_part *part, const struct cuda_ipc_far *far, int is_out,
-                         struct cuda_ipc_job *job, struct part_scratch *scratch)
+static int haul_describe(struct cuda_ipc_haul *part, const struct cuda_ipc_far *far, int is_out,
+                         struct cuda_ipc_job *job, struct haul_scratch *scratch)
 {
     struct cuda_ipc_job_side *near_side = is_out ? &job->src : &job->dst;
     struct cuda_ipc_job_side *far_side = is_out ? &job->dst : &job->src;
     int r = 0;
 
-    part_far(far, far_side);
+    haul_far(far, far_side);
     switch (part->op->engine.kind) {
     case CUDA_IPC_ENGINE_KV:
-        return part_paged(part, scratch, near_side);
+        return haul_paged(part, scratch, near_side);
     case CUDA_IPC_ENGINE_RUNS:
-        return part_runs(part, scratch, near_side);
+        return haul_runs(part, scratch, near_side);
     case CUDA_IPC_ENGINE_HOST_RUNS:
-        r = part_host_runs(part, far, scratch);
+        r = haul_host_runs(part, far, scratch);
         near_side->kind = CUDA_IPC_SIDE_HOST;
         near_side->device = KVL_DEVICE_HOST;
         near_side->hosts = scratch->hosts;
@@ -346,7 +346,7 @@ static int part_describe(struct cuda_ipc_part *part, const struct cuda_ipc_far *
     return 0;
 }
 
-static int part_launch(struct cuda_ipc_part *part, struct cuda_ipc_job *job)
+static int haul_launch(struct cuda_ipc_haul *part, struct cuda_ipc_job *job)
 {
     struct cuda_ipc_op *op = part->op;
     struct cuda_ipc *self = op->self;
@@ -366,31 +366,31 @@ static int part_launch(struct cuda_ipc_part *part, struct cuda_ipc_job *job)
     return 0;
 }
 
-int cuda_ipc_part_submit(struct cuda_ipc_part *part, const uint64_t *bytes,
+int cuda_ipc_haul_submit(struct cuda_ipc_haul *part, const uint64_t *bytes,
                          const struct cuda_ipc_far *far, int is_out,
-                         void (*over)(struct cuda_ipc_part *part))
+                         void (*over)(struct cuda_ipc_haul *part))
 {
     struct cuda_ipc_op *op = part->op;
-    struct part_scratch scratch = {0};
+    struct haul_scratch scratch = {0};
     struct cuda_ipc_job job = {
         .count = part->count,
         .bytes = bytes,
         .stream = op->engine.stream,
         .deadline_ms = op->deadline_ms,
-        .progress = op->engine.kind == CUDA_IPC_ENGINE_KV && !is_out ? part_progress : NULL,
-        .done = part_done,
+        .progress = op->engine.kind == CUDA_IPC_ENGINE_KV && !is_out ? haul_progress : NULL,
+        .done = haul_done,
         .ctx = part,
     };
     int r;
 
     part->over = over;
-    r = part_describe(part, far, is_out, &job, &scratch);
+    r = haul_describe(part, far, is_out, &job, &scratch);
     if (r == 0) {
         part->device = job.dst.kind != CUDA_IPC_SIDE_HOST ? job.dst.device : job.src.device;
-        r = part_link(part);
+        r = haul_link(part);
     }
     if (r == 0) {
-        r = part_launch(part, &job);
+        r = haul_launch(part, &job);
     }
     scratch_free(&scratch);
     return r;
