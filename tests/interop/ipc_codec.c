@@ -7,7 +7,7 @@
  *   order GENERATION HEX HEX      two keys
  *   expand HEX                    storage keys of a list of keys of generation A
  *
- * Answers `ERRNO HEX TEXT`: the bytes written, and what was read as ipc_text.h has it, or the error.
+ * Answers `ERRNO HEX TEXT`: the bytes written, and what was read as ipc_text.h has it (or why not).
  * Answers of order: `0 COMPARED EQUAL`; `ERRNO 0 0` when a key could not be read.
  */
 #include <errno.h>
