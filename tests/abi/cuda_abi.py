@@ -31,7 +31,7 @@ def main():
     found = [f for f in folders if f and (pathlib.Path(f) / 'cudaTypedefs.h').exists()]
     if not found:
         print('no cuda.h of a toolkit in:', ', '.join(f for f in folders if f))
-        print('name one with -Dcuda_include=FOLDER')
+        print('name one with -Dtoolkit_include=FOLDER')
         return 77
     rows = calls(source)
     missing = slots(source) ^ {slot for slot, _, _ in rows}

@@ -51,11 +51,11 @@ TRAP(cuCtxGetDevice_v2)
 
 #define SAME(name_, since_)                                                                        \
     {                                                                                              \
-        .name = #name_, .since = since_, .fn = (void (*)(void))name_                               \
+        .name = #name_, .since = (since_), .fn = (void (*)(void))name_                             \
     }
 #define NEWER(name_, since_)                                                                       \
     {                                                                                              \
-        .name = #name_, .since = since_, .fn = (void (*)(void))name_##_v2                          \
+        .name = #name_, .since = (since_), .fn = (void (*)(void))name_##_v2                        \
     }
 
 const struct fake_export fake_exports[] = {
