@@ -2,8 +2,8 @@
 /**
  * @file cuda_rig.h
  * What tests over the fake CUDA driver share: the driver opened, a current context, and peers, which
- * are other processes of the same fake machine. A peer is the test program itself, started anew in
- * a role. Failures end the process.
+ * are other processes of the same machine: the test program itself, started anew in a role. Failures
+ * end the process.
  *
  * The test passes the path of the fake in KVL_FAKE_CUDA.
  */

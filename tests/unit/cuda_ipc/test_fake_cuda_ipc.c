@@ -452,85 +452,11 @@ static void test_virtual_memory_by_descriptor(void **state)
         CUDA_E_INVALID_VALUE);
 }
 
-/* ---- machines of other kinds ---- */
-
-/* Sends how many devices there are, and the UUIDs of the first two. */
-static int run_lister(int fd)
-{
-    struct cuda_uuid uuids[2] = {{{0}}, {{0}}};
-    struct cuda_ipc_api api;
-    int count = 0;
-    int can = -1;
-
-    if (cuda_ipc_api_open(cuda_rig_path(), &api, NULL) == 0) {
-        count = api.device_count;
-        for (int i = 0; i < count && i < 2; i++) {
-            CUDA_RIG_CHECK(api.device_get_uuid(&uuids[i], i) == CUDA_OK);
-        }
-        if (count > 1) {
-            CUDA_RIG_CHECK(api.device_can_access_peer(&can, 0, 1) == CUDA_OK);
-        }
-    }
-    cuda_rig_send(fd, &count, sizeof(count));
-    cuda_rig_send(fd, uuids, sizeof(uuids));
-    cuda_rig_send(fd, &can, sizeof(can));
-    return 0;
-}
-
-static void list(const char *devices, const char *visible, int *count, struct cuda_uuid *uuids,
-                 int *can)
-{
-    setenv("KVLANE_FAKE_CUDA_DEVICES", devices, 1);
-    if (visible != NULL) {
-        setenv("CUDA_VISIBLE_DEVICES", visible, 1);
-    }
-    cuda_rig_start(&peer, "lister");
-    unsetenv("KVLANE_FAKE_CUDA_DEVICES");
-    unsetenv("CUDA_VISIBLE_DEVICES");
-    cuda_rig_recv(peer.fd, count, sizeof(*count));
-    cuda_rig_recv(peer.fd, uuids, 2 * sizeof(*uuids));
-    cuda_rig_recv(peer.fd, can, sizeof(*can));
-    cuda_rig_end(&peer);
-}
-
-static void test_devices_come_from_the_environment(void **state)
-{
-    static const char two[] = "00010203-0405-0607-0809-0a0b0c0d0e0f,"
-                              "ff010203-0405-0607-0809-0a0b0c0d0e0f";
-    struct cuda_uuid uuids[2];
-    int count;
-    int can;
-
-    (void)state;
-    list("3", NULL, &count, uuids, &can);
-    assert_int_equal(count, 3);
-    assert_memory_not_equal(&uuids[0], &uuids[1], 16);
-    assert_int_equal(can, 1);
-    setenv("KVLANE_FAKE_CUDA_PEERS", "0", 1);
-    list(two, NULL, &count, uuids, &can);
-    unsetenv("KVLANE_FAKE_CUDA_PEERS");
-    assert_int_equal(count, 2);
-    assert_int_equal((unsigned char)uuids[1].bytes[0], 0xff);
-    assert_int_equal(uuids[1].bytes[15], 0x0f);
-    assert_int_equal(can, 0);
-    list(two, "1,0", &count, uuids, &can);
-    assert_int_equal(count, 2);
-    assert_int_equal(uuids[1].bytes[0], 0);
-    list(two, "GPU-ff010203-0405-0607-0809-0a0b0c0d0e0f", &count, uuids, &can);
-    assert_int_equal(count, 1);
-    assert_int_equal((unsigned char)uuids[0].bytes[0], 0xff);
-    list(two, "1,7,0", &count, uuids, &can);
-    assert_int_equal(count, 1);
-    list(two, "", &count, uuids, &can);
-    assert_int_equal(count, 0);
-}
-
 int main(int argc, char **argv)
 {
     static const struct cuda_rig_role roles[] = {
         {"exporter", run_exporter},
         {"vmm_exporter", run_vmm_exporter},
-        {"lister", run_lister},
     };
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_both, close_rig)
     const struct CMUnitTest tests[] = {
@@ -543,7 +469,6 @@ int main(int argc, char **argv)
         TEST(test_a_new_allocation_has_a_new_handle),
         TEST(test_owner_that_is_killed),
         cmocka_unit_test_setup_teardown(test_virtual_memory_by_descriptor, open_alone, close_rig),
-        cmocka_unit_test(test_devices_come_from_the_environment),
     };
 
     cuda_rig_main(argc, argv, roles, sizeof(roles) / sizeof(roles[0]));
