@@ -219,6 +219,14 @@ static const struct cap_slot slots[] = {
     SLOT(KVL_CAP_PUSH, push),
     SLOT(KVL_CAP_DIRECT, read),
     SLOT(KVL_CAP_DIRECT, cancel),
+    SLOT(KVL_CAP_MEMORY, kv_register),
+    SLOT(KVL_CAP_MEMORY, kv_unregister),
+    SLOT(KVL_CAP_MEMORY, gather),
+    SLOT(KVL_CAP_MEMORY, scatter),
+    SLOT(KVL_CAP_MEMORY, cancel),
+    SLOT(KVL_CAP_CONNECT, connect),
+    SLOT(KVL_CAP_HELD, held),
+    SLOT(KVL_CAP_IPC, ipc),
 };
 
 static int check_slots(const struct kvl_module *module, struct kvl_err *err)

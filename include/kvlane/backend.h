@@ -26,11 +26,13 @@
 #include <kvlane/channel.h>
 #include <kvlane/host.h>
 
+struct kvl_ipc_ops; /* kvlane/ipc.h */
+
 KVL_EXTERN_C_BEGIN
 
 #define KVL_BACKEND_MAGIC 0x424c564bu /* "KVLB" */
 #define KVL_BACKEND_ABI_MAJOR 1u
-#define KVL_BACKEND_ABI_MINOR 1u
+#define KVL_BACKEND_ABI_MINOR 2u
 
 /** Name of the one exported symbol, for dlsym. */
 #define KVL_BACKEND_ENTRY "kvlane_backend_v1"
@@ -78,9 +80,10 @@ struct kvl_limits {
     uint64_t bandwidth; /* bytes per second, typical */
     uint64_t caps; /* the descriptor's bits that hold in this role; 0 = all of them */
     uint32_t streams; /* batches that move at the same time: larger loads and saves are split */
-    uint32_t reserved;
+    uint32_t where; /* since 1.2: KVL_WHERE_ of the chunks that `held` lists */
+    uint64_t memory; /* since 1.2: bit 1 << kind per KVL_MEM_ kind; 0 = host memory only */
 };
-KVL_STATIC_ASSERT(sizeof(struct kvl_limits) == 48, "struct kvl_limits is part of the ABI");
+KVL_STATIC_ASSERT(sizeof(struct kvl_limits) == 56, "struct kvl_limits is part of the ABI");
 
 /* ---- the table ---- */
 
@@ -187,8 +190,57 @@ struct kvl_backend_ops {
 
     /** Peer channels. Goes with KVL_CAP_CHANNEL. From start to stop; the `self` is the instance. */
     const struct kvl_channel_ops *channels;
+
+    /* ---- since 1.2: memory the core cannot touch; go with KVL_CAP_MEMORY ---- */
+
+    /**
+     * Takes note of an engine's paged KV cache. The record is borrowed for the call. May block; only
+     * while running. @return 0 and a number that `kvl_batch.kv` names it by; -EINVAL, -ENODEV,
+     * -ENOTSUP, -ENOMEM, -EMSGSIZE, and what opening the memory of another process fails with.
+     * err->text on failure.
+     */
+    int (*kv_register)(void *self, const struct kvl_kv *kv, uint64_t *kv_out, struct kvl_err *err);
+
+    /** Forgets it. Waits for copies under way. @return 0; -EBUSY a batch with it is in flight. */
+    int (*kv_unregister)(void *self, uint64_t kv);
+
+    /**
+     * Copies chunks out of the engine's memory (`kv`, or `sg` of a kind in the limits) to host
+     * memory: chunk i to `to[i]`, chunks[i].bytes long, without gaps. `to` is borrowed for the
+     * call, the memory until the completion. @return as for the data operations.
+     */
+    int (*gather)(void *self, const struct kvl_batch *batch, void *const *to);
+
+    /**
+     * Copies chunks from host memory into the engine's: chunk i from `from[i]`. Tells by
+     * host->progress how many layers of all chunks have arrived, when it can tell.
+     */
+    int (*scatter)(void *self, const struct kvl_batch *batch, const void *const *from);
+
+    /*
+     * ---- since 1.2: peers ----
+     *
+     * Backends with KVL_CAP_CONNECT or KVL_CAP_HELD start before all others and stop after them:
+     * both calls come between start and stop only, and what start offers is told to every peer.
+     */
+
+    /**
+     * A peer offers something to backends of this name: see host->offer. Never blocks: it takes
+     * note, and connects from a thread of its own. Borrowed for the call. Offers come again
+     * whenever a peer is greeted again. Goes with KVL_CAP_CONNECT.
+     */
+    void (*connect)(void *self, const struct kvl_offer *offer);
+
+    /**
+     * See host->held; `where` of the limits says which location that is, not KVL_WHERE_HOST. Goes
+     * with KVL_CAP_HELD. Never blocks on I/O.
+     */
+    int (*held)(void *self, kvl_key_fn fn, void *ctx);
+
+    /** Codecs; pure functions, valid as soon as the module is loaded. Goes with KVL_CAP_IPC. */
+    const struct kvl_ipc_ops *ipc;
 };
-KVL_STATIC_ASSERT(sizeof(struct kvl_backend_ops) == 176, "append slots, bump the minor version");
+KVL_STATIC_ASSERT(sizeof(struct kvl_backend_ops) == 232, "append slots, bump the minor version");
 
 struct kvl_backend_desc {
     /* The first five fields are frozen for ever. */

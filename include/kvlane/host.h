@@ -27,12 +27,16 @@ struct kvl_setting {
 };
 KVL_STATIC_ASSERT(sizeof(struct kvl_setting) == 24, "struct kvl_setting is part of the ABI");
 
+/* Where a chunk of this process lies, since 1.2; with the name of that location in registries. */
+#define KVL_WHERE_HOST 0u /* own store: LocalCPUBackend */
+#define KVL_WHERE_GPU 1u /* memory of a GPU, kept by a backend: LocalGPUBackend */
+
 /** A change of the local store, as workers announce it to a controller. */
 struct kvl_store_event {
     struct kvl_chunk_id id; /* as host->chunk_id gives it */
     uint64_t bytes; /* of the chunk; 0 for an evict */
     uint32_t kind; /* KVL_KEY_ADMIT or KVL_KEY_EVICT */
-    uint32_t reserved;
+    uint32_t where; /* since 1.2: KVL_WHERE_ */
 };
 KVL_STATIC_ASSERT(sizeof(struct kvl_store_event) == 32, "struct kvl_store_event: part of the ABI");
 
@@ -58,6 +62,24 @@ typedef void (*kvl_locate_fn)(void *ctx, int32_t status, const struct kvl_run *r
 
 /** store_fetch: only ask whether somebody has the chunk, bring nothing. */
 #define KVL_FETCH_LOOKUP (1u << 0)
+
+/** Longest text a backend may have channels tell to peers on its behalf, in bytes. */
+#define KVL_OFFER_MAX 1024u
+
+/** What a backend tells its like in another process, since 1.2: how to reach it, for instance. */
+struct kvl_offer {
+    uint32_t size; /* sizeof(struct kvl_offer) of the writer */
+    uint32_t is_same_host; /* 1 = the channel knows that the peer runs on this machine */
+    struct kvl_text backend; /* name of the backend it comes from and goes to */
+    struct kvl_text peer; /* how the channel names the peer, "" for one's own offer */
+    const void *bytes; /* opaque to core and channel; at most KVL_OFFER_MAX */
+    uint32_t length;
+    uint32_t reserved; /* 0 */
+};
+KVL_STATIC_ASSERT(sizeof(struct kvl_offer) == 56, "struct kvl_offer is part of the ABI");
+
+/** Receives one offer, borrowed for the call. */
+typedef void (*kvl_offer_fn)(void *ctx, const struct kvl_offer *offer);
 
 /** End of a store_fetch: 0 it is in the own store now (or somebody has it); -ENOENT; why not. */
 typedef void (*kvl_fetch_fn)(void *ctx, int32_t status);
@@ -240,6 +262,46 @@ struct kvl_host {
      */
     int (*push)(const struct kvl_host *host, const char *peer_url, const struct kvl_key *keys,
                 uint32_t count, uint64_t deadline_ms, uint32_t *pushed_out);
+
+    /* ---- since 1.2 ---- */
+
+    /**
+     * Tells how far a read or scatter into registered KV blocks has come: the first `layers` layers
+     * of all its chunks are in the engine's memory. Grows; the completion ends it. Never blocks.
+     */
+    void (*progress)(const struct kvl_host *host, uint64_t cookie, uint32_t layers);
+
+    /**
+     * The memory that views and read targets point into, for a backend that must prepare it for
+     * its device. The same from start to stop. @return 0; -ENOTSUP the store has none.
+     */
+    int (*store_range)(const struct kvl_host *host, void **base_out, uint64_t *bytes_out);
+
+    /**
+     * Has every channel of the instance tell its peers these bytes on behalf of this backend, in
+     * place of earlier ones; length 0 = nothing any more. Copied. Peers greeted before are not told
+     * again. @return 0; -EMSGSIZE over KVL_OFFER_MAX; -ENOMEM.
+     */
+    int (*offer)(const struct kvl_host *host, const void *bytes, uint32_t length);
+
+    /** For channels: calls `fn` for each offer of this instance's backends. No lock is held. */
+    void (*offers)(const struct kvl_host *host, kvl_offer_fn fn, void *ctx);
+
+    /** For channels: a peer's offer, given on to the backend of that name, if there is one. */
+    void (*offered)(const struct kvl_host *host, const struct kvl_offer *offer);
+
+    /**
+     * A chunk that the backend keeps itself (KVL_CAP_HELD) came or went: it joins store_events.
+     * @param kind  KVL_KEY_ADMIT or KVL_KEY_EVICT
+     */
+    void (*held_event)(const struct kvl_host *host, const struct kvl_key *key, uint64_t bytes,
+                       uint32_t kind);
+
+    /**
+     * Calls `fn` for every chunk of this process that lies there: KVL_WHERE_HOST as store_list,
+     * others from the backends with KVL_CAP_HELD. @return 0; -ENOMEM; what `fn` returned.
+     */
+    int (*held)(const struct kvl_host *host, uint32_t where, kvl_key_fn fn, void *ctx);
 };
 
 KVL_EXTERN_C_END

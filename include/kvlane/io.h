@@ -50,8 +50,18 @@ struct kvl_batch {
     const uint32_t *sg_first;
     uint32_t flags; /* KVL_BATCH_ */
     uint32_t reserved; /* 0 */
+    /* Since 1.2: a batch may name blocks of a paged KV cache in place of `sg`. Chunk i owns
+     * blocks[block_first[i]] up to, not including, blocks[block_first[i + 1]]. */
+    uint64_t kv; /* host ABI: of register_kv; backend ABI: of kv_register; 0 = none */
+    const uint32_t *blocks;
+    const uint32_t *block_first; /* count + 1 entries */
+    /* The engine's stream (a CUstream, as a number), for memory of a device; 0 = none, the memory is
+     * at rest. Bytes are read, or written, after what was queued there when the call was made. */
+    uint64_t stream;
 };
-KVL_STATIC_ASSERT(sizeof(struct kvl_batch) == 56, "struct kvl_batch is part of the ABI");
+/** Size of the record before 1.2; the reader takes the rest as 0. */
+#define KVL_BATCH_SIZE_1_0 56u
+KVL_STATIC_ASSERT(sizeof(struct kvl_batch) == 88, "append fields, bump the minor version");
 
 /**
  * The end of one accepted batch, reported once.

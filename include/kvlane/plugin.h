@@ -14,7 +14,8 @@
  * - op_out != NULL: the call never waits for I/O. When all could be answered from this process it
  *   returns 0 and *op_out is 0; else it returns -EINPROGRESS and *op_out names the operation, which
  *   wait() must end exactly once. Batch and keys are borrowed for the call; memory behind `sg` of a
- *   load until wait() has ended the operation. save has read `sg` when it returns.
+ *   load until wait() has ended the operation. save has read host memory when it returns, and
+ *   memory of a device (since 1.2) when wait() has ended the operation.
  *
  * The return value of such a call is that of the operation as a whole: 0, or a real failure.
  * A miss is none: it is -ENOENT in item_status. A failing backend never fails the call: a load ends
@@ -37,7 +38,7 @@ KVL_EXTERN_C_BEGIN
 
 #define KVL_PLUGIN_MAGIC 0x504c564bu /* "KVLP" */
 #define KVL_PLUGIN_ABI_MAJOR 1u
-#define KVL_PLUGIN_ABI_MINOR 1u
+#define KVL_PLUGIN_ABI_MINOR 2u
 
 /** Name of the one exported symbol, for dlsym. */
 #define KVL_PLUGIN_ENTRY "kvlane_plugin_v1"
@@ -51,6 +52,7 @@ KVL_EXTERN_C_BEGIN
 #define KVL_LOCATION_BACKEND 2u
 
 struct kvl_instance;
+struct kvl_ipc_ops; /* kvlane/ipc.h */
 
 /** arena_fd is set. */
 #define KVL_OPEN_ARENA_FD (1u << 0)
@@ -226,8 +228,41 @@ struct kvl_plugin {
      */
     int (*channels)(struct kvl_instance *instance, const char *section,
                     const struct kvl_channel_ops **ops_out, void **self_out);
+
+    /* ---- since 1.2: paged KV caches, memory of devices ---- */
+
+    /**
+     * Takes note of a paged KV cache, in host memory or in that of a device, so that batches can
+     * name its blocks. Starts the instance. May block. The memory must stay until unregister_kv.
+     * @return 0 and a number for `kvl_batch.kv`, never 0; -EINVAL; -ENOTSUP no backend serves that
+     *         kind of memory; what the backend answered. err->text on failure.
+     */
+    int (*register_kv)(struct kvl_instance *instance, const struct kvl_kv *kv, uint64_t *kv_out,
+                       struct kvl_err *err);
+
+    /** Forgets it. @return 0; -EINVAL unknown; -EBUSY an operation that names it has not ended. */
+    int (*unregister_kv)(struct kvl_instance *instance, uint64_t kv);
+
+    /**
+     * Waits until the first `layers` layers of all chunks of a load are in the engine's memory, so
+     * that it can compute with them while the rest arrives. Any number of calls, also from another
+     * thread than the one that then ends the operation. What a chunk is worth is known only when
+     * wait() has ended the operation: a chunk that is lost half way is told there.
+     * @return 0, also when the load is over; -EINPROGRESS at the deadline; -EINVAL unknown.
+     */
+    int (*wait_layers)(struct kvl_instance *instance, uint64_t op, uint32_t layers,
+                       uint64_t deadline_ms);
+
+    /**
+     * Codecs of LMCache's types for memory shared between processes, of the backend in an INI
+     * section. They are pure and stay valid; the backend may have been left out for want of a
+     * device. @param section  NULL = the first that has them
+     * @return 0; -ENOENT no such section; -ENOTSUP.
+     */
+    int (*ipc)(struct kvl_instance *instance, const char *section,
+               const struct kvl_ipc_ops **ops_out);
 };
-KVL_STATIC_ASSERT(sizeof(struct kvl_plugin) == 184, "append slots, bump the minor version");
+KVL_STATIC_ASSERT(sizeof(struct kvl_plugin) == 216, "append slots, bump the minor version");
 
 /** Type of the entry. Re-entrant, no side effect, the same answer each time. */
 typedef const struct kvl_plugin *(*kvl_plugin_entry_fn)(void);

@@ -31,6 +31,12 @@ typedef int (*kvl_key_fn)(void *ctx, const struct kvl_key *key, uint64_t bytes);
  * is written any more. Goes with KVL_CAP_READ and KVL_CAP_CANCEL. */
 #define KVL_CAP_DIRECT (1ull << 11)
 #define KVL_CAP_PUSH (1ull << 12) /* push: has another engine take chunks */
+/* Since 1.2: kv_register, kv_unregister, gather, scatter for the kinds in kvl_limits.memory; and
+ * read and write, where it has them, take those kinds as well. Goes with KVL_CAP_CANCEL. */
+#define KVL_CAP_MEMORY (1ull << 13)
+#define KVL_CAP_CONNECT (1ull << 14) /* since 1.2: connect: is told what peers offer it */
+#define KVL_CAP_IPC (1ull << 15) /* since 1.2: ipc: the codecs of kvlane/ipc.h */
+#define KVL_CAP_HELD (1ull << 16) /* since 1.2: held: keeps chunks of this process itself */
 
 #define KVL_HEALTH_DOWN 0u /* not started, stopped, or cannot work */
 #define KVL_HEALTH_DEGRADED 1u /* works in part: a peer is away, a transfer is stuck */

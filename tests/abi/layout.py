@@ -8,7 +8,8 @@ layout.py update BASELINE PROGRAM       takes the new layout over where that is 
 
 Lines are `const NAME VALUE`, `type NAME SIGNATURE`, `size STRUCT BYTES` and
 `field STRUCT.NAME OFFSET BYTES TYPE`, in the order of the headers. Within a major version a line that is there never changes or goes, except
-that a minor version and the size of a growable struct may rise: only then may lines be added.
+that a minor version and the size of a growable struct may rise: only then may lines be added, and a
+reserved field be given a name.
 """
 import re
 import subprocess
@@ -86,10 +87,22 @@ def growable(layout, struct):
     return f'field {struct}.size' in layout
 
 
+def named(old, new):
+    """Reserved fields of `old` -> the field of `new` that took exactly their place."""
+    added = {}
+    for name, value in new.items():
+        if name not in old and name.startswith('field '):
+            added[name.split('.')[0], value] = name
+    return {name: added[name.split('.')[0], value] for name, value in old.items()
+            if re.search(r'\.reserved\d*$', name) and name not in new
+            and (name.split('.')[0], value) in added}
+
+
 def judge(old, new):
     """Returns (differences, what is illegal about them)."""
     differs, illegal = [], []
     minor_rose = False
+    renamed = named(old, new)
     for name, value in old.items():
         now = new.get(name)
         if now == value:
@@ -97,6 +110,8 @@ def judge(old, new):
         differs.append(f'-{name} {value}')
         if now is not None:
             differs.append(f'+{name} {now}')
+        if name in renamed:
+            continue
         kind, what = name.split(' ')
         if now is not None and int_or_none(now) is not None and int(now) > int(value):
             if kind == 'const' and what.endswith('_ABI_MINOR'):
@@ -110,7 +125,7 @@ def judge(old, new):
     if added and not minor_rose:
         illegal.append('lines were added and no KVL_..._ABI_MINOR was raised')
     for name in added:
-        if name.startswith('field '):
+        if name.startswith('field ') and name not in renamed.values():
             struct = name.split(' ')[1].split('.')[0]
             if f'size {struct}' in old and not growable(old, struct):
                 illegal.append(f'struct {struct} has no size field and cannot grow')

@@ -29,7 +29,7 @@ static const struct refusal refusals[] = {
     {"mock_null_desc", -ELIBBAD, SAYS("kvl-mock_null_desc.so")},
     {"mock_bad_magic", -ELIBBAD, SAYS("kvl-mock_bad_magic.so")},
     {"mock_short_table", -ELIBBAD, SAYS("kvl-mock_short_table.so", "'destroy'")},
-    {"mock_newer_abi", -ELIBBAD, SAYS("kvl-mock_newer_abi.so", "2.3", "1.1")},
+    {"mock_newer_abi", -ELIBBAD, SAYS("kvl-mock_newer_abi.so", "2.3", "1.2")},
     {"mock_unknown_need", -ELIBBAD, SAYS("kvl-mock_unknown_need.so", "0x4000000000000000")},
     {"mock_cap_without_op", -ELIBBAD, SAYS("kvl-mock_cap_without_op.so", "'cancel'")},
     {"mock_wrong_name", -ELIBBAD,
