@@ -86,6 +86,9 @@ static void land_cargo(struct kvl_flights *flights, struct kvl_flight *flight,
             land_read(flights, flight, cargo);
         } else if (flight->verb == KVL_VERB_GATHER) {
             land_gather(flights, cargo, is_cut);
+        } else if (cargo->has_view && flight->verb == KVL_VERB_WRITE) {
+            kvl_store_release(flights->store, cargo->view.lease); /* before the waiter is told */
+            cargo->has_view = 0;
         }
         land_hints(flights, flight, cargo);
     }
