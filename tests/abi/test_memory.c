@@ -330,6 +330,62 @@ static void test_a_refusal_waits_for_what_is_under_way(void **state)
     close_rig();
 }
 
+static void test_a_load_waits_for_room_that_others_take(void **state)
+{
+    struct rig_batch save;
+    struct rig_batch load;
+    uint64_t save_op = 0;
+    uint64_t load_op = 0;
+
+    (void)state;
+    open_rig("", "");
+    rig_fill(&rig, from, TOKENS, 1);
+    assert_int_equal(rig_save(&rig, "k", from, TOKENS), 0);
+    atomic_store(&control.hold[MOCK_MEMORY_GATHER], 1);
+    rig_batch_init(&save, &rig, 20000);
+    rig_batch_add(&save, "other", from, TOKENS);
+    assert_int_equal(start(&save, 1, &save_op), -EINPROGRESS);
+    atomic_store(&control.refuse[MOCK_MEMORY_SCATTER], -EAGAIN);
+    rig_batch_init(&load, &rig, 20000);
+    rig_batch_add(&load, "k", to, TOKENS);
+    assert_int_equal(start(&load, 0, &load_op), -EINPROGRESS);
+    assert_int_equal(
+        engine.plugin->wait(engine.instance, load_op, engine_now_ms() + 10, &load.engine.result),
+        -EINPROGRESS);
+    assert_int_equal(engine.plugin->wait_layers(engine.instance, load_op, 1, engine_now_ms() + 10),
+                     -EINPROGRESS);
+    atomic_store(&control.refuse[MOCK_MEMORY_SCATTER], 0);
+    atomic_store(&control.hold[MOCK_MEMORY_GATHER], 0);
+    assert_int_equal(wait_op(&load, load_op), 0);
+    assert_int_equal(load.engine.status[0], 0);
+    assert_int_equal(rig_differs(&rig, to, TOKENS, 1, RIG_LAYERS), 0);
+    assert_int_equal(wait_op(&save, save_op), 0);
+    close_rig();
+}
+
+/* A pool that was to take the engine's memory is told to leave it alone. */
+static void test_the_deadline_in_the_middle_of_a_write(void **state)
+{
+    struct rig_batch batch;
+
+    (void)state;
+    open_rig("shelf = late write\nput_to = yes", "");
+    rig_fill(&rig, from, TOKENS, 1);
+    atomic_store(&control.hold[MOCK_MEMORY_WRITE], 1);
+    rig_batch_init(&batch, &rig, 50);
+    rig_batch_add(&batch, "k", from, TOKENS);
+    assert_int_equal(start(&batch, 1, NULL), 0);
+    assert_int_equal(batch.engine.status[0], 0); /* the own store took it in time */
+    assert_true(await(&control.done[MOCK_MEMORY_WRITE], 1)); /* cancelled, still held */
+    atomic_store(&control.hold[MOCK_MEMORY_WRITE], 0);
+    assert_true(engine_await_stat(&engine, "mock_memory_late_completions", 1));
+    close_rig();
+
+    open_rig("shelf = late write", "");
+    assert_int_equal(lookup("k"), -ENOENT);
+    close_rig();
+}
+
 /* ---- how they end ---- */
 
 static void test_a_save_goes_on_until_it_is_waited_for(void **state)
@@ -899,6 +955,8 @@ int main(void)
         cmocka_unit_test(test_batches_are_cut_as_the_backend_takes_them),
         cmocka_unit_test(test_a_batch_larger_than_the_store),
         cmocka_unit_test(test_a_refusal_waits_for_what_is_under_way),
+        cmocka_unit_test(test_a_load_waits_for_room_that_others_take),
+        cmocka_unit_test(test_the_deadline_in_the_middle_of_a_write),
         cmocka_unit_test(test_a_save_goes_on_until_it_is_waited_for),
         cmocka_unit_test(test_a_gather_that_fails),
         cmocka_unit_test(test_a_scatter_that_fails_is_not_tried_again),
