@@ -66,6 +66,16 @@ int kvl_store_export(struct kvl_store *store, struct kvl_store_export *out)
     return 0;
 }
 
+int kvl_store_range(const struct kvl_store *store, void **base_out, uint64_t *bytes_out)
+{
+    if (store == NULL || store->arena.base == NULL) {
+        return -ENOTSUP;
+    }
+    *base_out = store->arena.base;
+    *bytes_out = store->arena.range;
+    return 0;
+}
+
 uint64_t kvl_store_destroy(struct kvl_store *store)
 {
     uint64_t out;
@@ -442,6 +452,12 @@ int kvl_store_read_events(struct kvl_store *store, const void *reader,
     store->is_told = true;
     pthread_mutex_unlock(&store->lock);
     return kvl_feed_read(&store->feed, events_out, room, deadline_ms);
+}
+
+int kvl_store_tell(struct kvl_store *store, uint32_t where, const struct kvl_key *key,
+                   uint64_t bytes, uint32_t kind)
+{
+    return kvl_feed_add(&store->feed, where, key, bytes, kind);
 }
 
 void kvl_store_wake_reader(struct kvl_store *store, const void *reader)

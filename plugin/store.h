@@ -63,6 +63,12 @@ int kvl_store_share(struct kvl_store *store, int fd);
 /** What other processes can map. @return 0; -ENOTSUP the store is not shared. */
 int kvl_store_export(struct kvl_store *store, struct kvl_store_export *out);
 
+/**
+ * The memory that views and slots point into, for one that prepares it for a device.
+ * @return 0; -ENOTSUP there is none.
+ */
+int kvl_store_range(const struct kvl_store *store, void **base_out, uint64_t *bytes_out);
+
 /** Frees all. With leases or slots out the arena stays mapped. Takes NULL. @return how many out. */
 uint64_t kvl_store_destroy(struct kvl_store *store);
 
@@ -139,6 +145,13 @@ int kvl_store_list(struct kvl_store *store, kvl_key_fn fn, void *ctx);
  */
 int kvl_store_read_events(struct kvl_store *store, const void *reader,
                           struct kvl_store_event *events_out, uint32_t room, uint64_t deadline_ms);
+
+/**
+ * Adds to these events one of a chunk that lies elsewhere (KVL_WHERE_) in this process.
+ * @return 0; -EINVAL bad key.
+ */
+int kvl_store_tell(struct kvl_store *store, uint32_t where, const struct kvl_key *key,
+                   uint64_t bytes, uint32_t kind);
 
 /** As store_events_wake. */
 void kvl_store_wake_reader(struct kvl_store *store, const void *reader);
