@@ -29,6 +29,19 @@ int kvl_drive_any(const struct kvl_instance *instance, uint64_t caps)
     return 0;
 }
 
+uint32_t kvl_drive_may_ask(const struct kvl_instance *instance, uint32_t flags)
+{
+    uint32_t mask = 0;
+
+    if ((flags & KVL_BATCH_HELD) == 0) {
+        return UINT32_MAX;
+    }
+    for (uint32_t i = 0; i < instance->route.count; i++) {
+        mask |= (uint32_t)((instance->route.backends[i]->caps & KVL_CAP_HELD) != 0) << i;
+    }
+    return mask;
+}
+
 uint32_t kvl_drive_below(const struct kvl_instance *instance)
 {
     uint32_t mask = 0;
@@ -122,7 +135,7 @@ static int ask_own(struct kvl_instance *instance, struct kvl_op *op, struct kvl_
  * it there without the host come before the own store, when they are said to hold it. */
 static uint32_t choose(struct kvl_instance *instance, struct kvl_op *op, struct kvl_op_item *item)
 {
-    uint32_t untried = ~item->tried;
+    uint32_t untried = ~item->tried & kvl_drive_may_ask(instance, op->flags);
     uint32_t hinted;
     uint32_t who = NOBODY;
 
@@ -222,7 +235,7 @@ void kvl_drive_spread(struct kvl_instance *instance, struct kvl_op *op, enum kvl
 }
 
 /* Brings leased chunks into the engine's memory. @return how many of the items were dealt with: the
- * others wait until something under way has landed. */
+ * others wait for room. */
 static uint32_t bring(struct kvl_op *op, const uint32_t *items, uint32_t count)
 {
     struct kvl_backend *mover = op->place.mover;
@@ -238,7 +251,7 @@ static uint32_t bring(struct kvl_op *op, const uint32_t *items, uint32_t count)
         return count;
     }
     r = kvl_op_fly(op, mover, KVL_VERB_SCATTER, items, count);
-    if (r == -EAGAIN && kvl_op_pending(op) > 0) {
+    if (kvl_op_wants_room(op, mover, r)) {
         return 0;
     }
     for (uint32_t i = 0; r < 0 && i < count; i++) {
@@ -319,6 +332,7 @@ uint32_t kvl_drive_advance(struct kvl_instance *instance, struct kvl_op *op)
     uint32_t pending;
     uint32_t open;
 
+    kvl_op_look(op);
     if (op->kind == KVL_OP_SAVE && op->place.mover != NULL) {
         return kvl_save_device_advance(instance, op);
     }
@@ -339,7 +353,7 @@ uint32_t kvl_drive_advance(struct kvl_instance *instance, struct kvl_op *op)
         while (ask_round(instance, op, &round) > 0) {
         }
         pending = kvl_op_pending(op);
-    } while (pending == 0 && kvl_op_open_items(op, &open, 1) > 0);
+    } while (pending == 0 && !op->wants_room && kvl_op_open_items(op, &open, 1) > 0);
     free(round.open);
     return pending;
 }
@@ -353,7 +367,7 @@ int kvl_drive(struct kvl_instance *instance, struct kvl_op *op, uint64_t deadlin
         if (op->cut != 0) {
             return op->cut;
         }
-        if (kvl_drive_advance(instance, op) == 0) {
+        if (kvl_drive_advance(instance, op) == 0 && !op->wants_room) {
             return 0;
         }
         r = kvl_op_wait(op, until);
