@@ -181,24 +181,23 @@ void fake_forbid_calls(int forbidden)
 static cuda_result call_allowed(enum fake_need need)
 {
     cuda_context context;
-    cuda_result code = CUDA_OK;
+    cuda_result code;
 
     if (need == FAKE_NOTHING) {
         return CUDA_OK;
     }
     fake_lock();
-    /* a forked child has the parent's objects and none of its driver */
-    if (fake.pid != getpid()) {
+    context = fake_current();
+    if (fake.pid == 0) {
         code = CUDA_E_NOT_INITIALIZED;
-    } else if (need == FAKE_CONTEXT) {
-        context = fake_current();
-        if (context == NULL) {
-            code = CUDA_E_INVALID_CONTEXT;
-        } else if (context->retained == 0) {
-            code = CUDA_E_CONTEXT_IS_DESTROYED;
-        } else {
-            code = context->error;
-        }
+    } else if (need == FAKE_DRIVER) {
+        code = CUDA_OK;
+    } else if (context == NULL) {
+        code = CUDA_E_INVALID_CONTEXT;
+    } else if (context->retained == 0) {
+        code = CUDA_E_CONTEXT_IS_DESTROYED;
+    } else {
+        code = context->error;
     }
     fake_unlock();
     return code;
@@ -206,10 +205,15 @@ static cuda_result call_allowed(enum fake_need need)
 
 cuda_result fake_enter(const char *name, enum fake_need need)
 {
+    int32_t pid = __atomic_load_n(&fake.pid, __ATOMIC_ACQUIRE);
     cuda_result code;
 
     if (call_stub()) {
         return CUDA_E_STUB_LIBRARY;
+    }
+    /* a forked child has the parent's objects, none of its driver, and perhaps its locked locks */
+    if (pid != 0 && pid != getpid()) {
+        return CUDA_E_NOT_INITIALIZED;
     }
     code = call_count(name);
     if (code == CUDA_OK && call_forbidden) {

@@ -118,6 +118,9 @@ enum fake_need {
  */
 cuda_result fake_enter(const char *name, enum fake_need need);
 
+/** Begins a call about a device. These do not change after cuInit and are read without the lock. */
+cuda_result fake_device_enter(const char *name, cuda_device device);
+
 /** The current context of this thread, NULL without one. */
 cuda_context fake_current(void);
 /** On threads that run callbacks: every call of the driver is then refused. */
@@ -134,6 +137,14 @@ uint64_t fake_new_id(void);
 uint64_t fake_random(void);
 /** Breaks a context for good, unless it is broken. Lock held. */
 void fake_break(cuda_context context, cuda_result code);
+
+/* ---- who ---- */
+
+/** Fills fake.self. */
+void fake_who_am_i(void);
+/** 0 once that process has ended, also while it is a zombie. */
+int fake_who_alive(const struct fake_who *who);
+int fake_who_same(const struct fake_who *a, const struct fake_who *b);
 
 /* ---- names and calls ---- */
 

@@ -258,7 +258,8 @@ static void export_live(struct fake_cuda_live *live_out)
     fake_event_count(&live.events, &live.imported_events);
     live.streams = fake_stream_count();
     live.modules = fake_module_count();
-    fake_memory_count(&live.vmm_handles, &live.vmm_reservations);
+    live.vmm_handles = fake_memory_count();
+    live.vmm_reservations = fake_reservation_count();
     fake_unlock();
     *live_out = live;
 }
