@@ -12,7 +12,7 @@
 
 struct remote_self {
     struct cuda_rig cuda;
-    struct engine_rig rig;
+    struct cuda_engine_rig rig;
     uint32_t count; /* of the load that was begun */
     uint32_t seed;
     uint64_t cookie;
@@ -33,8 +33,8 @@ static int remote_end_load(struct remote_self *self)
     status = result->status;
     for (uint32_t i = 0; i < self->count; i++) { /* right bytes, or an error */
         CHECK(result->items[i] != 0 ||
-              engine_holds(&self->rig, remote_first(self->count) + i * ENGINE_CHUNK_BLOCKS,
-                           self->seed + i));
+              cuda_engine_holds(&self->rig, remote_first(self->count) + i * ENGINE_CHUNK_BLOCKS,
+                                self->seed + i));
     }
     free(result);
     return status;
@@ -59,24 +59,24 @@ static void remote_do_connect(struct remote_self *self, const struct remote_orde
 static void remote_do(struct remote_self *self, const struct remote_order *order,
                       struct remote_answer *answer)
 {
-    struct engine_rig *rig = &self->rig;
+    struct cuda_engine_rig *rig = &self->rig;
     struct kvl_health health;
 
     switch (order->what) {
     case REMOTE_SAVE:
-        engine_save(rig, order->prefix, order->count, order->seed);
+        cuda_engine_save(rig, order->prefix, order->count, order->seed);
         break;
     case REMOTE_LOAD:
-        answer->value = engine_load(rig, order->prefix, order->count, order->seed);
+        answer->value = cuda_engine_load(rig, order->prefix, order->count, order->seed);
         break;
     case REMOTE_HAS:
-        answer->value = engine_has(rig, order->prefix);
+        answer->value = cuda_engine_has(rig, order->prefix);
         break;
     case REMOTE_BEGIN_LOAD:
         self->count = order->count;
         self->seed = order->seed;
-        answer->value = engine_submit(rig, rig->ops->read, order->prefix, order->count,
-                                      remote_first(order->count), 0);
+        answer->value = cuda_engine_submit(rig, rig->ops->read, order->prefix, order->count,
+                                           remote_first(order->count), 0);
         self->cookie = rig->cookie;
         break;
     case REMOTE_END_LOAD:
@@ -98,13 +98,13 @@ static void remote_do(struct remote_self *self, const struct remote_order *order
         remote_do_connect(self, order);
         break;
     case REMOTE_STAT:
-        answer->value = (int64_t)engine_stat(rig, order->prefix);
+        answer->value = (int64_t)cuda_engine_stat(rig, order->prefix);
         break;
     case REMOTE_CALLS:
         answer->value = (int64_t)self->cuda.control->calls(order->prefix);
         break;
     case REMOTE_HEALTH:
-        health = engine_health(rig);
+        health = cuda_engine_health(rig);
         answer->value = health.state;
         (void)snprintf(answer->text, sizeof(answer->text), "%s", health.text);
         break;
@@ -112,7 +112,7 @@ static void remote_do(struct remote_self *self, const struct remote_order *order
         remote_count_errors(self, answer);
         break;
     case REMOTE_STOP:
-        engine_fini(rig);
+        cuda_engine_fini(rig);
         cuda_rig_close(&self->cuda); /* nothing of the driver's is left */
         break;
     }
@@ -146,8 +146,8 @@ int remote_engine_run(int fd)
     cuda_rig_recv(fd, &order, sizeof(order));
     remote_settings((char *)order.bytes, pairs);
     cuda_rig_open(&self->cuda);
-    engine_init(&self->rig, &self->cuda, pairs);
-    engine_start(&self->rig);
+    cuda_engine_init(&self->rig, &self->cuda, pairs);
+    cuda_engine_start(&self->rig);
     memset(&answer, 0, sizeof(answer));
     answer.length = fake_host_offer(self->rig.fake, answer.bytes);
     cuda_rig_send(fd, &answer, sizeof(answer));

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file remote_engine.h
- * Engines in processes of their own, each one an engine_rig, told what to do over a socket. Failures
+ * Engines in processes of their own, each one an cuda_engine_rig, told what to do over a socket. Failures
  * on either side end the test.
  */
 #ifndef KVL_REMOTE_ENGINE_H
 #define KVL_REMOTE_ENGINE_H
 
-#include "engine_rig.h"
+#include "cuda_engine_rig.h"
 
 enum remote_what {
     REMOTE_SAVE, /* count chunks of prefix with content seed, seed + 1, .. */
