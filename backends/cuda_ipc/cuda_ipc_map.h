@@ -75,8 +75,8 @@ void cuda_ipc_map_close(struct cuda_ipc_map *map);
  * @param fd     descriptor of a CUDA_IPC_SHARE_FD; borrowed; -1 when there is none
  * @return 0; -EBADF not mapped yet, and `fd` is -1: ask the exporter for it; -ENOMEM the cache is
  *         full of mappings in use; -ENODEV the memory's device is not visible here; -ENOTSUP the
- *         two devices cannot reach each other, or the driver cannot share; -EBADMSG the allocation is
- *         shorter than told; -ESTALE freed, or our own but not exported any more; -EACCES, -EIO,
+ *         two devices cannot reach each other, or the driver cannot share; -EBADMSG the allocation
+ *         is shorter than told; -ESTALE freed, or our own but not exported any more; -EACCES, -EIO,
  *         -EINVAL of the driver; -ECHILD; -ETIMEDOUT. One sentence in err.
  */
 int cuda_ipc_map_acquire(struct cuda_ipc_map *map, const struct cuda_ipc_place *place,
