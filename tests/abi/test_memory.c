@@ -372,7 +372,7 @@ static void test_the_deadline_in_the_middle_of_a_write(void **state)
     open_rig("shelf = late write\nput_to = yes", "");
     rig_fill(&rig, from, TOKENS, 1);
     atomic_store(&control.hold[MOCK_MEMORY_WRITE], 1);
-    rig_batch_init(&batch, &rig, 50);
+    rig_batch_init(&batch, &rig, 500);
     rig_batch_add(&batch, "k", from, TOKENS);
     assert_int_equal(start(&batch, 1, NULL), 0);
     assert_int_equal(batch.engine.status[0], 0); /* the own store took it in time */
@@ -849,9 +849,11 @@ static void test_close_sends_on_what_nobody_waited_for(void **state)
     (void)state;
     open_rig("", "[mock_good]\nshelf = closing\nput_to = yes\n");
     rig_fill(&rig, from, TOKENS, 9);
+    atomic_store(&control.hold[MOCK_MEMORY_GATHER], 1);
     rig_batch_init(&batch, &rig, 20000);
     rig_batch_add(&batch, "k", from, TOKENS);
     assert_int_equal(start(&batch, 1, &op), -EINPROGRESS);
+    atomic_store(&control.hold[MOCK_MEMORY_GATHER], 0);
     assert_int_equal(engine_close(&engine, 5000), 0);
 
     open_rig("", "[mock_good]\nshelf = closing\n");
