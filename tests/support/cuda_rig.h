@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file cuda_rig.h
- * What tests over the fake CUDA driver share: the driver opened, a current context, and peers. A peer
- * is another process of the same machine: the test program itself, started anew in a role. Failures
+ * What tests over the fake CUDA driver share: the driver opened, a current context, and peers, each
+ * another process of the same machine: the test program itself, started anew in a role. Failures
  * end the process.
  *
  * The test passes the path of the fake in KVL_FAKE_CUDA.
@@ -44,6 +44,10 @@ void cuda_rig_machine(void);
 void cuda_rig_open(struct cuda_rig *rig);
 /** Lets go of the context, and checks that nothing of the driver is left over. */
 void cuda_rig_close(struct cuda_rig *rig);
+
+/** A stream that does not wait for the legacy one, and memory of the current device. */
+cuda_stream cuda_rig_stream(const struct cuda_rig *rig);
+cuda_ptr cuda_rig_memory(const struct cuda_rig *rig, size_t bytes);
 
 /** Waits until `done(ctx)` is true; dies after a while. */
 void cuda_rig_until(int (*done)(void *ctx), void *ctx);
