@@ -326,8 +326,10 @@ int kvl_ipc_wrapper_equal(const struct kvl_ipc_wrapper *a, const struct kvl_ipc_
     }
     if (!kvl_ipc_bytes_equal(a->handle, b->handle) ||
         !kvl_ipc_bytes_equal(a->counter_name, b->counter_name) ||
-        !kvl_ipc_bytes_equal(a->event, b->event) ||
-        !kvl_ipc_bytes_equal(a->device_uuid, b->device_uuid)) {
+        !kvl_ipc_bytes_equal(a->event, b->event)) {
+        return 0;
+    }
+    if (a->form != KVL_IPC_FORM_PRE_UUID && !kvl_ipc_bytes_equal(a->device_uuid, b->device_uuid)) {
         return 0;
     }
     if (a->form == KVL_IPC_FORM_C && (a->storage_offset != b->storage_offset ||

@@ -6,7 +6,8 @@
  *
  * The functions are the driver's own and return its codes: cuda_ipc_api_errno() and
  * cuda_ipc_api_explain() turn these into errno and into a sentence. They are thread-safe, but most
- * of them need a context that is current on the calling thread: see cuda_ipc_api_enter().
+ * of them need a context that is current on the calling thread: see cuda_ipc_api_enter(). Nothing
+ * of the driver survives a fork: in the child every call fails.
  */
 #ifndef KVL_CUDA_IPC_API_H
 #define KVL_CUDA_IPC_API_H
@@ -124,6 +125,9 @@ struct cuda_ipc_api {
                                             size_t count, struct cuda_copy_attrs *attrs,
                                             size_t *attrs_idxs, size_t num_attrs,
                                             size_t *fail_idx_out, cuda_stream stream);
+
+    /** Optional. How this thread's calls go along with a stream capture elsewhere; swaps. */
+    cuda_result (*thread_exchange_stream_capture_mode)(int *mode);
 
     /* ---- optional: virtual memory (VMM); all or none, see cuda_ipc_api_has_vmm() ---- */
     cuda_result (*mem_create)(cuda_mem *mem_out, size_t bytes, const struct cuda_mem_prop *prop,

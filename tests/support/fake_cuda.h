@@ -9,6 +9,8 @@
  *  - Streams run their work later, on threads of their own, and only after the events waited for.
  *    Copies of a batch run in an order of chance. Freeing memory does not wait for copies: one that
  *    finds its memory gone breaks the context (700), as does an access beyond it.
+ *  - Copies from unpinned memory take its bytes at once; copies into it return when they are done,
+ *    so never while their stream is held.
  *  - Memory starts with a pattern, not with zeros.
  *  - The legacy stream does not wait for others, nor they for it.
  *
@@ -28,10 +30,11 @@
  *   KVLANE_FAKE_CUDA_STUB      1: every call is CUDA_E_STUB_LIBRARY. Read at any time
  *   KVLANE_FAKE_CUDA_HIDE      names, separated by commas, that cuGetProcAddress does not find.
  *                              Read at any time
- *   KVLANE_FAKE_CUDA_FAIL      as fail() below
+ *   KVLANE_FAKE_CUDA_FAIL      as fail_calls() below
  *   KVLANE_FAKE_CUDA_MEMORY    bytes of each device, all processes together; default 4 GiB
  *   KVLANE_FAKE_CUDA_DELAY_US  least time from submission to execution; default 300
  *   KVLANE_FAKE_CUDA_PEERS     0: no device can reach another one's memory
+ *   KVLANE_FAKE_CUDA_PID_SPACE a number; processes with another one are in another PID namespace
  *   KVLANE_FAKE_CUDA_SEED      of the order within batches
  */
 #ifndef KVL_FAKE_CUDA_H
@@ -74,7 +77,7 @@ struct fake_cuda_control {
      * third from now; several separated by commas. Replaces what was set; NULL or "" ends it.
      * @return 0; -EINVAL
      */
-    int (*fail)(const char *rules);
+    int (*fail_calls)(const char *rules);
 
     /** A stream starts nothing more until release(); what runs ends. NULL: all streams. */
     void (*hold)(cuda_stream stream);
@@ -89,6 +92,15 @@ struct fake_cuda_control {
      */
     int (*peek)(void *dst, cuda_ptr src, size_t bytes);
     int (*poke)(cuda_ptr dst, const void *src, size_t bytes);
+
+    /**
+     * As if some thread of the engine captured a CUDA graph, in the mode that most programs use:
+     * other threads must not allocate, map, query or wait meanwhile, unless they have called
+     * cuThreadExchangeStreamCaptureMode. Such a call fails with 900 and breaks the capture.
+     */
+    void (*capture_begin)(void);
+    /** @return calls that broke it */
+    uint32_t (*capture_end)(void);
 };
 
 /** The control of a fake that was opened by dlopen; NULL when the library is not the fake. */

@@ -49,14 +49,12 @@ TRAP(cuCtxGetDevice_v2)
 
 /* ---- the table ---- */
 
-#define SAME(name_, since_)                                                                        \
+#define EXPORT(name_, since_, fn_)                                                                 \
     {                                                                                              \
-        .name = #name_, .since = since_, .fn = (void (*)(void))name_                               \
+        .name = (name_), .since = (since_), .fn = (void (*)(void))(fn_)                            \
     }
-#define NEWER(name_, since_)                                                                       \
-    {                                                                                              \
-        .name = #name_, .since = since_, .fn = (void (*)(void))name_##_v2                          \
-    }
+#define SAME(name_, since_) EXPORT(#name_, since_, name_)
+#define NEWER(name_, since_) EXPORT(#name_, since_, name_##_v2)
 
 const struct fake_export fake_exports[] = {
     SAME(cuInit, 2000),
@@ -117,6 +115,7 @@ const struct fake_export fake_exports[] = {
     SAME(cuStreamSynchronize, 2000),
     SAME(cuStreamQuery, 2000),
     SAME(cuStreamWaitEvent, 3020),
+    SAME(cuThreadExchangeStreamCaptureMode, 10010),
     SAME(cuLaunchHostFunc, 10000),
     SAME(cuEventCreate, 2000),
     SAME(cuEventDestroy, 2000),
@@ -203,6 +202,7 @@ static const struct {
     {CUDA_E_ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS",
      "an illegal memory access was encountered"},
     {CUDA_E_LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
+    {716, "CUDA_ERROR_MISALIGNED_ADDRESS", "misaligned address"},
     {CUDA_E_UNKNOWN, "CUDA_ERROR_UNKNOWN", "unknown error"},
 };
 
@@ -259,7 +259,8 @@ static void export_live(struct fake_cuda_live *live_out)
     fake_event_count(&live.events, &live.imported_events);
     live.streams = fake_stream_count();
     live.modules = fake_module_count();
-    fake_memory_count(&live.vmm_handles, &live.vmm_reservations);
+    live.vmm_handles = fake_memory_count();
+    live.vmm_reservations = fake_reservation_count();
     fake_unlock();
     *live_out = live;
 }
@@ -313,6 +314,25 @@ static int export_poke(cuda_ptr dst, const void *src, size_t bytes)
     return export_touch(dst, NULL, src, bytes);
 }
 
+static void export_capture_begin(void)
+{
+    fake_lock();
+    fake.capturing = 1;
+    fake.capture_broken = 0;
+    fake_unlock();
+}
+
+static uint32_t export_capture_end(void)
+{
+    uint32_t broken;
+
+    fake_lock();
+    fake.capturing = 0;
+    broken = fake.capture_broken;
+    fake_unlock();
+    return broken;
+}
+
 KVL_EXPORT const struct fake_cuda_control *fake_cuda_control(void);
 
 const struct fake_cuda_control *fake_cuda_control(void)
@@ -320,12 +340,14 @@ const struct fake_cuda_control *fake_cuda_control(void)
     static const struct fake_cuda_control control = {
         .calls = fake_calls,
         .live = export_live,
-        .fail = fake_fail_rules,
+        .fail_calls = fake_fail_rules,
         .hold = export_hold,
         .release = export_release,
         .pending = export_pending,
         .peek = export_peek,
         .poke = export_poke,
+        .capture_begin = export_capture_begin,
+        .capture_end = export_capture_end,
     };
 
     return &control;

@@ -16,6 +16,7 @@
 struct fake_module {
     struct fake_module *next;
     uint64_t id;
+    cuda_context context;
     char *text; /* of PTX; NULL for binaries */
 };
 
@@ -36,7 +37,7 @@ struct launch_op {
     struct fake_op op;
     struct fake_cuda_launch launch;
     const struct fake_cuda_kernel *kernel;
-    uint64_t values[FAKE_CUDA_PARAMS_MAX][8]; /* parameters of up to 64 bytes */
+    uint64_t values[]; /* copies of the parameters */
 };
 
 static struct {
@@ -84,6 +85,7 @@ cuda_result cuModuleLoadData(cuda_module *module_out, const void *image)
     }
     fake_lock();
     module->id = MODULE_TAG | fake_new_id();
+    module->context = fake_current();
     module->next = launches.modules;
     launches.modules = module;
     fake_unlock();
@@ -117,25 +119,43 @@ static void module_drop_functions(uint64_t id)
     }
 }
 
+static void module_end(struct fake_module **at)
+{
+    struct fake_module *module = *at;
+
+    *at = module->next;
+    module_drop_functions(module->id);
+    free(module->text);
+    free(module);
+}
+
+void fake_module_end_all(cuda_context context)
+{
+    struct fake_module **at = &launches.modules;
+
+    while (*at != NULL) {
+        if ((*at)->context == context) {
+            module_end(at);
+        } else {
+            at = &(*at)->next;
+        }
+    }
+}
+
 cuda_result cuModuleUnload(cuda_module handle)
 {
     cuda_result code = fake_enter(__func__, FAKE_CONTEXT);
     struct fake_module **at;
-    struct fake_module *module;
 
     if (code != CUDA_OK) {
         return code;
     }
     fake_lock();
     at = module_find(handle);
-    module = *at;
-    if (module == NULL) {
+    if (*at == NULL) {
         code = CUDA_E_INVALID_HANDLE;
     } else {
-        *at = module->next;
-        module_drop_functions(module->id);
-        free(module->text);
-        free(module);
+        module_end(at);
     }
     fake_unlock();
     return code;
@@ -266,17 +286,24 @@ static void launch_drop(struct fake_op *op)
 
 static struct launch_op *launch_create(const struct fake_cuda_kernel *kernel, void **params)
 {
-    struct launch_op *work = calloc(1, sizeof(*work));
+    struct launch_op *work;
+    size_t words = 0;
 
+    for (uint32_t i = 0; i < kernel->param_count; i++) {
+        words += (kernel->param_bytes[i] + 7) / 8;
+    }
+    work = calloc(1, sizeof(*work) + words * sizeof(work->values[0]));
     if (work == NULL) {
         return NULL;
     }
+    words = 0;
     work->op.run = launch_run;
     work->op.drop = launch_drop;
     work->kernel = kernel;
     for (uint32_t i = 0; i < kernel->param_count; i++) {
-        memcpy(work->values[i], params[i], kernel->param_bytes[i]);
-        work->launch.params[i] = work->values[i];
+        memcpy(&work->values[words], params[i], kernel->param_bytes[i]);
+        work->launch.params[i] = &work->values[words];
+        words += (kernel->param_bytes[i] + 7) / 8;
     }
     return work;
 }
