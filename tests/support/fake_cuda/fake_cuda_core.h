@@ -96,6 +96,8 @@ struct fake_all {
     uint64_t delay_ns;
     int no_peers;
     int held; /* all streams */
+    int capturing; /* some thread, in the mode that forbids others most calls */
+    uint32_t capture_broken; /* calls that were made all the same */
     uint64_t seed;
     uint64_t next_id;
     struct fake_map *maps;

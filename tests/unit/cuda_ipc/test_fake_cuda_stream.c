@@ -223,6 +223,37 @@ static void test_all_streams_can_be_held(void **state)
     assert_int_equal(rig->api.stream_destroy(stream), CUDA_OK);
 }
 
+static void test_a_capture_forbids_calls_beside_it(void **state)
+{
+    const struct cuda_rig *rig = *state;
+    const struct cuda_ipc_api *api = &rig->api;
+    cuda_stream stream = cuda_rig_stream(rig);
+    cuda_result (*exchange)(unsigned int *mode);
+    void *symbol = dlsym(api->library, "cuThreadExchangeStreamCaptureMode");
+    atomic_int noted = 0;
+    unsigned int mode = 2; /* CU_STREAM_CAPTURE_MODE_RELAXED */
+    cuda_ptr ptr;
+
+    assert_non_null(symbol);
+    memcpy(&exchange, &symbol, sizeof(exchange));
+    rig->control->capture_begin();
+    assert_int_equal(api->mem_alloc(&ptr, 8), CUDA_E_STREAM_CAPTURE_UNSUPPORTED);
+    assert_int_equal(api->stream_query(stream), CUDA_E_STREAM_CAPTURE_UNSUPPORTED);
+    assert_int_equal(api->launch_host_func(stream, note, &noted), CUDA_OK);
+    assert_int_equal(rig->control->capture_end(), 2);
+
+    rig->control->capture_begin();
+    assert_int_equal(exchange(&mode), CUDA_OK);
+    assert_int_equal(mode, 0);
+    assert_int_equal(api->stream_synchronize(stream), CUDA_OK);
+    assert_int_equal(api->mem_alloc(&ptr, 8), CUDA_OK);
+    assert_int_equal(api->mem_free(ptr), CUDA_OK);
+    assert_int_equal(exchange(&mode), CUDA_OK);
+    assert_int_equal(mode, 2);
+    assert_int_equal(rig->control->capture_end(), 0);
+    assert_int_equal(api->stream_destroy(stream), CUDA_OK);
+}
+
 /* ---- kernels ---- */
 
 static void test_kernels_run_in_streams(void **state)
@@ -295,6 +326,7 @@ int main(void)
         TEST(test_callbacks_must_not_call_the_driver),
         TEST(test_memory_freed_under_a_copy_breaks_the_context),
         TEST(test_all_streams_can_be_held),
+        TEST(test_a_capture_forbids_calls_beside_it),
         TEST(test_kernels_run_in_streams),
         TEST(test_a_kernel_beyond_its_memory_breaks_the_context),
     };
