@@ -16,6 +16,8 @@
 #define KVL_BUILD_ID "dev"
 #endif
 
+static const struct kvl_backend_desc cuda_ipc_desc;
+
 static int cuda_ipc_check(const struct kvl_host *host, struct kvl_err *err)
 {
     struct cuda_ipc_options options;
@@ -99,6 +101,10 @@ static void cuda_ipc_get_limits(void *ctx, struct kvl_limits *limits_out)
     limits_out->max_in_flight = self->options.max_in_flight;
     limits_out->latency_us = 50;
     limits_out->where = KVL_WHERE_GPU;
+    limits_out->caps = cuda_ipc_desc.caps;
+    if (self->options.pool == 0) {
+        limits_out->caps &= ~(KVL_CAP_WRITE | KVL_CAP_HELD);
+    }
     limits_out->memory = 1ull << KVL_MEM_CUDA;
 }
 
