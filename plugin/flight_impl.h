@@ -37,6 +37,7 @@ struct kvl_flight {
     int32_t status; /* list, probe */
     int is_landing; /* a completion is being worked on */
     int is_cut; /* it was cut off before that */
+    int is_relied; /* wait_layers() let an engine go on because of its layers */
     struct kvl_flight *next_arrived; /* in the queue of the hands */
     int is_direct; /* the backend reads or writes the engine's own memory */
     struct kvl_cargo cargo[];

@@ -130,8 +130,9 @@ static void report_item(struct kvl_flight *flight, struct kvl_cargo *cargo)
     }
     if (cargo->status != 0) {
         kvl_op_item_failed(item, cargo->status);
-        if (flight->verb == KVL_VERB_SCATTER) {
-            /* The chunk is here and cannot be brought: no other holder would change that. */
+        if (flight->verb == KVL_VERB_SCATTER || flight->is_relied) {
+            /* The chunk is here and cannot be brought: no other holder would change that. Or the
+             * engine has used layers of it: see layers.c. */
             item->status = cargo->status;
             item->location = KVL_LOCATION_NONE;
         } else if (flight->verb == KVL_VERB_GATHER) {
