@@ -239,6 +239,27 @@ static void test_the_engines_context_comes_back(void **state)
     copy_rig_close(rig);
 }
 
+static void test_a_graph_that_the_engine_captures_is_not_disturbed(void **state)
+{
+    const struct cuda_ipc_copy_options options = {
+        .image = copy_rig_image(), .stage_bytes = 4096, .calibrate = 1};
+    struct copy_rig *rig = copy_rig_open("13000", &options, 1);
+    struct kvl_err err = {.size = sizeof(err)};
+    uint64_t seed = 69;
+    void *page = aligned_alloc(4096, 4096);
+
+    (void)state;
+    rig->cuda.control->capture_begin();
+    assert_int_equal(cuda_ipc_copy_open(rig->copy, 1, &err), 0);
+    assert_int_equal(cuda_ipc_copy_pin(rig->copy, page, 4096, &err), 0);
+    copy_case_run(rig, CUDA_IPC_SIDE_PAGED, CUDA_IPC_SIDE_HOST, 16, 0, &seed);
+    copy_case_run(rig, CUDA_IPC_SIDE_DEVICE, CUDA_IPC_SIDE_RUNS, 16, 0, &seed);
+    cuda_ipc_copy_stop(rig->copy);
+    assert_int_equal(rig->cuda.control->capture_end(), 0);
+    free(page);
+    copy_rig_close(rig);
+}
+
 /* Kernels are not trusted with memory of another device; the driver's copies are. */
 static void test_chunks_move_between_devices(void **state)
 {
@@ -285,6 +306,7 @@ int main(void)
         cmocka_unit_test(test_a_failed_upload_leaves_nothing),
         cmocka_unit_test(test_devices_are_found_by_uuid),
         cmocka_unit_test(test_the_engines_context_comes_back),
+        cmocka_unit_test(test_a_graph_that_the_engine_captures_is_not_disturbed),
         cmocka_unit_test(test_chunks_move_between_devices),
         cmocka_unit_test(test_an_upload_without_an_end_loses_the_device),
     };
