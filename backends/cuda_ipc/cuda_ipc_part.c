@@ -14,7 +14,7 @@ static uint64_t align_up(uint64_t value)
 
 /* ---- the end of parts ---- */
 
-/* Copies from pinned memory of ours to where the engine wants it. What is skipped stays as it is. */
+/* Copies from pinned memory of ours to where the engine wants it. What is skipped stays. */
 static void mirror_out(const struct cuda_ipc_task *task, const struct cuda_ipc_slot *slot)
 {
     struct cuda_ipc_plan plan;

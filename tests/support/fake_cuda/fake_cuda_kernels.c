@@ -74,12 +74,13 @@ KERNELS(1)
 #define ROW(prefix, entry, width, bytes)                                                           \
     {                                                                                              \
         .name = prefix #width, .run = kernel_##entry##_##width, .param_count = 1, .param_bytes = { \
-            sizeof(struct args)                                                                    \
+            (bytes)                                                                                \
         }                                                                                          \
     }
+#define PAGED_BYTES sizeof(struct cuda_ipc_paged_args)
 #define ROWS(width)                                                                                \
-    ROW(CUDA_IPC_KERNEL_GATHER, gather, width, sizeof(struct cuda_ipc_paged_args)),                \
-        ROW(CUDA_IPC_KERNEL_SCATTER, scatter, width, sizeof(struct cuda_ipc_paged_args)),          \
+    ROW(CUDA_IPC_KERNEL_GATHER, gather, width, PAGED_BYTES),                                       \
+        ROW(CUDA_IPC_KERNEL_SCATTER, scatter, width, PAGED_BYTES),                                 \
         ROW(CUDA_IPC_KERNEL_RUNS, runs, width, sizeof(struct cuda_ipc_runs_args))
 
 /* fake_cuda_fill(ptr, bytes, value) */
