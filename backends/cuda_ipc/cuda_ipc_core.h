@@ -67,7 +67,9 @@ struct cuda_ipc {
     struct cuda_ipc_map *map;
     struct cuda_ipc_pool *pool;
     struct cuda_ipc_net *net;
-    bool has_devices; /* devices and kvs are initialised */
+    bool has_devices; /* they are initialised; until destroy, for who looks at us */
+    bool has_memory; /* kvs is, and there may be more to be freed; until stop */
+    bool keeps_memory; /* peers still read it: it is never freed */
     uint64_t allowed; /* bit per device that may be used */
 
     pthread_mutex_t gpu_lock; /* opening devices, and what is below */
@@ -136,7 +138,7 @@ int cuda_ipc_gpu_register(struct cuda_ipc *self, const struct kvl_kv *kv, uint64
                           struct kvl_err *err);
 int cuda_ipc_gpu_unregister(struct cuda_ipc *self, uint64_t kv);
 
-/** Frees all memory. Peers may still read the pool when `keep` is set: then it stays. */
-void cuda_ipc_gpu_free(struct cuda_ipc *self, bool keep);
+/** Frees what was allocated and mapped, but for the pool when it is to be kept. Once. */
+void cuda_ipc_gpu_free(struct cuda_ipc *self);
 
 #endif /* KVL_CUDA_IPC_CORE_H */
