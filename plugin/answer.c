@@ -5,38 +5,18 @@
 #include <stdlib.h>
 
 #include "drive.h"
-#include "scatter.h"
 
-int kvl_answer_check(const struct kvl_batch *batch, const struct kvl_result *result,
-                     enum kvl_op_kind kind)
+int kvl_answer_check(const struct kvl_batch *batch, const struct kvl_result *result)
 {
-    if (batch->size < KVL_BATCH_SIZE_1_0 || batch->count == 0 || batch->count > KVL_BATCH_MAX ||
+    if (batch->size < sizeof(*batch) || batch->count == 0 || batch->count > KVL_BATCH_MAX ||
         batch->chunks == NULL || (batch->sg_first != NULL && batch->sg == NULL) ||
         (result != NULL && result->size < sizeof(*result))) {
         return -EINVAL;
     }
     for (uint32_t i = 0; i < batch->count; i++) {
-        const struct kvl_chunk *chunk = &batch->chunks[i];
-        uint64_t bytes = 0;
-        int r;
+        const struct kvl_key *key = &batch->chunks[i].key;
 
-        if (chunk->key.text == NULL || chunk->key.length == 0 || chunk->key.length > KVL_KEY_MAX) {
-            return -EINVAL;
-        }
-        if (kind != KVL_OP_LOAD && kind != KVL_OP_SAVE) {
-            continue;
-        }
-        if (batch->sg_first != NULL) {
-            if (batch->sg_first[i] > batch->sg_first[i + 1]) {
-                return -EINVAL;
-            }
-            r = kvl_sg_check(&batch->sg[batch->sg_first[i]],
-                             batch->sg_first[i + 1] - batch->sg_first[i], &bytes);
-            if (r < 0) {
-                return r;
-            }
-        }
-        if ((kind == KVL_OP_SAVE || batch->sg_first != NULL) && chunk->bytes != bytes) {
+        if (key->text == NULL || key->length == 0 || key->length > KVL_KEY_MAX) {
             return -EINVAL;
         }
     }
@@ -135,21 +115,31 @@ static uint64_t op_deadline(const struct kvl_instance *instance, const struct kv
                                    : kvl_now_ms() + instance->default_deadline_ms;
 }
 
+/* What an item that ended well is counted as. */
+static void count_item(struct kvl_instance *instance, struct kvl_op *op,
+                       const struct kvl_op_item *item)
+{
+    if (op->kind == KVL_OP_LOAD) {
+        op->bytes += item->chunk.bytes;
+        kvl_count(
+            &instance->counters,
+            item->location == KVL_LOCATION_LOCAL ? KVL_COUNT_LOAD_LOCAL : KVL_COUNT_LOAD_REMOTE, 1);
+    } else if (op->kind == KVL_OP_SAVE && item->is_moved) {
+        op->bytes += item->chunk.bytes;
+        kvl_count(&instance->counters, KVL_COUNT_SAVE_CHUNKS, 1);
+        kvl_count(&instance->counters, KVL_COUNT_SAVE_BYTES, item->chunk.bytes);
+    } else if (op->kind == KVL_OP_LOOKUP) {
+        kvl_count(&instance->counters, KVL_COUNT_LOOKUP_REMOTE, 1);
+    }
+}
+
 static void deliver(struct kvl_instance *instance, struct kvl_op *op)
 {
     for (uint32_t i = 0; i < op->item_count; i++) {
         struct kvl_op_item *item = &op->items[i];
 
-        if (op->kind == KVL_OP_LOAD && item->status == 0) {
-            if (item->has_view) {
-                kvl_sg_scatter(&op->sg[op->sg_first[i]], op->sg_first[i + 1] - op->sg_first[i],
-                               item->view.data);
-            }
-            op->bytes += item->has_view ? item->view.length : item->chunk.bytes;
-            kvl_count(&instance->counters, KVL_COUNT_LOAD_REMOTE, 1);
-        }
-        if (op->kind == KVL_OP_LOOKUP && item->status == 0) {
-            kvl_count(&instance->counters, KVL_COUNT_LOOKUP_REMOTE, 1);
+        if (item->status == 0) {
+            count_item(instance, op, item);
         }
         if (item->status == -EINPROGRESS) {
             item->status = item->failure != 0 ? item->failure : -ENOENT;
@@ -160,6 +150,18 @@ static void deliver(struct kvl_instance *instance, struct kvl_op *op)
         }
     }
     kvl_count(&instance->counters, KVL_COUNT_LOAD_BYTES, op->kind == KVL_OP_LOAD ? op->bytes : 0);
+}
+
+/* A slow backend is no failure of a save that the own store has; one that was cut off on the way
+ * there is. */
+static int save_outcome(const struct kvl_op *op, int r)
+{
+    for (uint32_t i = 0; r == -ETIMEDOUT && i < op->item_count; i++) {
+        if (op->items[i].status == -ETIMEDOUT) {
+            return r;
+        }
+    }
+    return r == -ETIMEDOUT ? 0 : r;
 }
 
 /* The engine's side of the end: waits as it may, then delivers or hands out the handle. */
@@ -173,8 +175,8 @@ int kvl_answer_finish(struct kvl_instance *instance, struct kvl_op *op, uint64_t
         return r;
     }
     deliver(instance, op);
-    if (op->kind == KVL_OP_SAVE && r == -ETIMEDOUT) {
-        r = 0; /* the own store has what the items say; a slow backend is no failure of the save */
+    if (op->kind == KVL_OP_SAVE) {
+        r = save_outcome(op, r);
     }
     r = tell(result, op->kind, op->status, op->location, op->count, op->bytes, r);
     kvl_op_destroy(op);
@@ -194,10 +196,10 @@ int kvl_answer_start(struct kvl_instance *instance, struct kvl_op *op, struct kv
 }
 
 struct kvl_op *kvl_answer_op(struct kvl_instance *instance, enum kvl_op_kind kind,
-                             const struct kvl_batch *batch)
+                             const struct kvl_batch *batch, const struct kvl_place *place)
 {
     struct kvl_op *op;
-    int r = kvl_op_create(instance->flights, kind, batch, op_deadline(instance, batch), &op);
+    int r = kvl_op_create(instance->flights, kind, batch, place, op_deadline(instance, batch), &op);
 
     return r == 0 ? op : NULL;
 }
@@ -211,10 +213,10 @@ void kvl_answer_give(struct kvl_op *op, const struct kvl_answer *answer)
 
 /* An op for what the own process could not answer. */
 struct kvl_op *kvl_answer_op_for_rest(struct kvl_instance *instance, enum kvl_op_kind kind,
-                                      const struct kvl_batch *batch,
+                                      const struct kvl_batch *batch, const struct kvl_place *place,
                                       const struct kvl_answer *answer)
 {
-    struct kvl_op *op = kvl_answer_op(instance, kind, batch);
+    struct kvl_op *op = kvl_answer_op(instance, kind, batch, place);
 
     if (op == NULL) {
         return NULL;

@@ -23,9 +23,8 @@ struct kvl_answer {
     uint8_t small_location[SMALL];
 };
 
-/** Finds all that may be wrong with a batch before anything is done. @return 0; -EINVAL. */
-int kvl_answer_check(const struct kvl_batch *batch, const struct kvl_result *result,
-                     enum kvl_op_kind kind);
+/** Finds what may be wrong with a batch, but for memory (place.h). @return 0; -EINVAL. */
+int kvl_answer_check(const struct kvl_batch *batch, const struct kvl_result *result);
 
 /** Arrays for `count` chunks. @return 0; -ENOMEM. */
 int kvl_answer_init(struct kvl_answer *answer, uint32_t count, const struct kvl_result *result);
@@ -38,13 +37,13 @@ uint32_t kvl_answer_good(const int32_t *status, uint32_t count);
 int kvl_answer_done(const struct kvl_answer *answer, enum kvl_op_kind kind,
                     struct kvl_result *result, uint64_t *op_out);
 
-/** An op with the batch's deadline; NULL without memory. */
+/** An op with the batch's deadline; NULL without memory. @param place  see kvl_op_create */
 struct kvl_op *kvl_answer_op(struct kvl_instance *instance, enum kvl_op_kind kind,
-                             const struct kvl_batch *batch);
+                             const struct kvl_batch *batch, const struct kvl_place *place);
 
 /** The same, with what is known so far and an item for each chunk that is still open. */
 struct kvl_op *kvl_answer_op_for_rest(struct kvl_instance *instance, enum kvl_op_kind kind,
-                                      const struct kvl_batch *batch,
+                                      const struct kvl_batch *batch, const struct kvl_place *place,
                                       const struct kvl_answer *answer);
 
 /** Copies what is known so far into an op. */

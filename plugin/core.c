@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <stdlib.h>
 
+#include "drive.h"
 #include "peer.h"
 #include "plan.h"
 
@@ -445,9 +446,11 @@ static int drain_backends(struct kvl_instance *instance, uint64_t deadline_ms, i
 static int drain_all(struct kvl_instance *instance, uint64_t deadline_ms)
 {
     struct kvl_tier *tier = atomic_load(&instance->tier);
-    int served = drain_backends(instance, deadline_ms, 1);
+    int served;
     int drained;
 
+    kvl_drive_saves(instance, deadline_ms); /* while backends still take what is to be sent on */
+    served = drain_backends(instance, deadline_ms, 1);
     kvl_tier_flush(tier, deadline_ms);
     kvl_tier_stop(tier);
     drained = drain_backends(instance, deadline_ms, 0);

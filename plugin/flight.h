@@ -18,11 +18,25 @@
 #include <pthread.h>
 
 #include "hints.h"
+#include "kv.h"
 #include "op.h"
 #include "store.h"
 #include "table.h"
 
 struct kvl_backend;
+
+/** What a flight asks of its backend. */
+enum kvl_verb {
+    KVL_VERB_LOOKUP,
+    KVL_VERB_READ, /* into the own store, or into the engine's memory */
+    KVL_VERB_WRITE, /* from the own store */
+    KVL_VERB_WRITE_OUT, /* from the engine's memory */
+    KVL_VERB_REMOVE,
+    KVL_VERB_LIST,
+    KVL_VERB_PROBE,
+    KVL_VERB_GATHER, /* the engine's memory -> the own store */
+    KVL_VERB_SCATTER, /* the own store -> the engine's memory */
+};
 
 struct kvl_flights {
     pthread_mutex_t lock; /* guards ops, their items in flight, flights and the count below */
@@ -30,6 +44,9 @@ struct kvl_flights {
     struct kvl_table flights;
     uint64_t quarantined;
     pthread_cond_t idle; /* only quarantined flights are left */
+    pthread_cond_t moved; /* something happened to some op; told when there are watchers */
+    uint32_t watchers; /* threads that wait for `moved` */
+    struct kvl_kv_table kvs; /* has a lock of its own, never taken together with ours */
     struct kvl_store *store; /* borrowed */
     struct kvl_hints *hints; /* borrowed */
     const struct kvl_log *log; /* borrowed */
@@ -49,12 +66,22 @@ uint64_t kvl_flights_destroy(struct kvl_flights *flights);
 
 void kvl_flights_get_stats(struct kvl_flights *flights, struct kvl_flight_stats *stats_out);
 
+/** Wakes those that wait for `moved`. The lock is held. */
+static inline void kvl_flights_moved(struct kvl_flights *flights)
+{
+    if (flights->watchers > 0) {
+        pthread_cond_broadcast(&flights->moved);
+    }
+}
+
 /**
- * Gives items to a backend as one batch. @param items  indices into op->items
+ * Gives items to a backend as one batch. A scatter takes the items' leases along, a gather their
+ * room in the store; after a refusal they are the items' again.
+ * @param items  indices into op->items
  * @return 0 accepted, and the items are flying; the refusal.
  */
-int kvl_op_fly(struct kvl_op *op, struct kvl_backend *backend, const uint32_t *items,
-               uint32_t count);
+int kvl_op_fly(struct kvl_op *op, struct kvl_backend *backend, enum kvl_verb verb,
+               const uint32_t *items, uint32_t count);
 
 /** Cuts the op off from its flights: what is not done ends with `status`; they are cancelled. */
 void kvl_op_cut(struct kvl_op *op, int status);
@@ -74,6 +101,9 @@ void kvl_flights_complete(struct kvl_flights *flights, struct kvl_backend *backe
                           const struct kvl_completion *done);
 int kvl_flights_read_target(struct kvl_flights *flights, uint64_t cookie, uint32_t item,
                             const struct kvl_chunk *found, void **addr_out);
+/** As kvl_host.progress. */
+void kvl_flights_progress(struct kvl_flights *flights, struct kvl_backend *backend, uint64_t cookie,
+                          uint32_t layers);
 int kvl_flights_list_add(struct kvl_flights *flights, uint64_t cookie, const struct kvl_key *keys,
                          uint32_t count);
 

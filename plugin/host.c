@@ -62,6 +62,16 @@ static int host_read_target(const struct kvl_host *host, uint64_t cookie, uint32
     return kvl_flights_read_target(backend_of(host)->flights, cookie, item, found, addr_out);
 }
 
+static void host_progress(const struct kvl_host *host, uint64_t cookie, uint32_t layers)
+{
+    kvl_flights_progress(backend_of(host)->flights, backend_of(host), cookie, layers);
+}
+
+static int host_store_range(const struct kvl_host *host, void **base_out, uint64_t *bytes_out)
+{
+    return kvl_store_range(backend_of(host)->store, base_out, bytes_out);
+}
+
 static int host_list_add(const struct kvl_host *host, uint64_t cookie, const struct kvl_key *keys,
                          uint32_t count)
 {
@@ -224,5 +234,7 @@ void kvl_host_init(struct kvl_backend *backend)
         .chunk_id = host_chunk_id,
         .store_events = host_store_events,
         .store_events_wake = host_store_events_wake,
+        .progress = host_progress,
+        .store_range = host_store_range,
     };
 }

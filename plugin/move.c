@@ -6,7 +6,6 @@
 #include "answer.h"
 #include "drive.h"
 #include "hash.h"
-#include "scatter.h"
 
 /* ---- lookup ---- */
 
@@ -55,7 +54,7 @@ int kvl_move_lookup(struct kvl_instance *instance, const struct kvl_batch *batch
     const uint64_t start = kvl_now_ns();
     struct kvl_answer answer;
     struct kvl_op *op;
-    int r = kvl_answer_check(batch, result, KVL_OP_LOOKUP);
+    int r = kvl_answer_check(batch, result);
 
     if (r == 0) {
         r = kvl_answer_init(&answer, batch->count, result);
@@ -66,7 +65,7 @@ int kvl_move_lookup(struct kvl_instance *instance, const struct kvl_batch *batch
     if (lookup_local(instance, batch, &answer)) {
         r = kvl_answer_done(&answer, KVL_OP_LOOKUP, result, op_out);
     } else {
-        op = kvl_answer_op_for_rest(instance, KVL_OP_LOOKUP, batch, &answer);
+        op = kvl_answer_op_for_rest(instance, KVL_OP_LOOKUP, batch, NULL, &answer);
         r = op != NULL ? kvl_answer_start(instance, op, result, op_out) : -ENOMEM;
     }
     kvl_answer_fini(&answer);
@@ -76,39 +75,39 @@ int kvl_move_lookup(struct kvl_instance *instance, const struct kvl_batch *batch
 
 /* ---- load ---- */
 
-static int chunk_fits(const struct kvl_chunk *chunk, const struct kvl_view *view)
-{
-    if (chunk->bytes != 0 && chunk->bytes != view->length) {
-        return 0;
-    }
-    if ((chunk->flags & KVL_CHUNK_HAS_CHECKSUM) != 0 &&
-        chunk->checksum !=
-            (view->checksum != 0 ? view->checksum : kvl_hash_bytes(view->data, view->length))) {
-        return 0;
-    }
-    return (chunk->flags & KVL_CHUNK_EXPECT_ATTRS) == 0 ||
-           memcmp(&chunk->attrs, &view->attrs, sizeof(view->attrs)) == 0;
-}
-
 /* @return 0 loaded; -ENOENT and -EBADMSG: another holder may have it. */
-static int load_local(struct kvl_instance *instance, const struct kvl_batch *batch, uint32_t i,
-                      uint64_t *bytes)
+static int load_local(struct kvl_instance *instance, const struct kvl_place *place,
+                      const struct kvl_batch *batch, uint32_t i, uint64_t *bytes)
 {
-    const struct kvl_chunk *chunk = &batch->chunks[i];
     struct kvl_view view;
-    int r = kvl_store_get(instance->store, &chunk->key, &view);
+    int r = kvl_drive_lease(instance, &batch->chunks[i], &view);
 
     if (r < 0) {
         return r;
     }
-    r = chunk_fits(chunk, &view) ? kvl_store_verify(instance->store, &view) : -EBADMSG;
-    if (r == 0 && batch->sg_first != NULL) {
-        kvl_sg_scatter(&batch->sg[batch->sg_first[i]], batch->sg_first[i + 1] - batch->sg_first[i],
-                       view.data);
+    if (kvl_place_has(batch, i)) {
+        kvl_place_scatter(place, batch, i, &view);
     }
-    *bytes += r == 0 ? view.length : 0;
+    *bytes += view.length;
     kvl_store_release(instance->store, view.lease);
-    return r;
+    return 0;
+}
+
+/* What the own store has goes into host memory at once. Copies into other memory are left to the
+ * backend that moves it, so to the op. @return how many are done. */
+static uint32_t load_all_local(struct kvl_instance *instance, const struct kvl_place *place,
+                               const struct kvl_batch *batch, struct kvl_answer *answer)
+{
+    uint32_t good = 0;
+
+    for (uint32_t i = 0; i < batch->count; i++) {
+        answer->status[i] =
+            place->mover == NULL ? load_local(instance, place, batch, i, &answer->bytes) : -ENOENT;
+        answer->location[i] = answer->status[i] == 0 ? KVL_LOCATION_LOCAL : KVL_LOCATION_NONE;
+        good += answer->status[i] == 0;
+    }
+    kvl_count(&instance->counters, KVL_COUNT_LOAD_LOCAL, good);
+    return good;
 }
 
 int kvl_move_load(struct kvl_instance *instance, const struct kvl_batch *batch,
@@ -116,32 +115,34 @@ int kvl_move_load(struct kvl_instance *instance, const struct kvl_batch *batch,
 {
     const uint64_t start = kvl_now_ns();
     struct kvl_answer answer;
+    struct kvl_place place;
     struct kvl_op *op;
-    uint32_t good = 0;
-    int r = kvl_answer_check(batch, result, KVL_OP_LOAD);
+    uint32_t good;
+    int r = kvl_answer_check(batch, result);
 
     if (r == 0) {
-        r = kvl_answer_init(&answer, batch->count, result);
+        r = kvl_place_init(&place, instance, batch, 0);
     }
     if (r < 0) {
         return r;
     }
-    for (uint32_t i = 0; i < batch->count; i++) {
-        answer.status[i] = load_local(instance, batch, i, &answer.bytes);
-        answer.location[i] = answer.status[i] == 0 ? KVL_LOCATION_LOCAL : KVL_LOCATION_NONE;
-        good += answer.status[i] == 0;
+    r = kvl_answer_init(&answer, batch->count, result);
+    if (r < 0) {
+        kvl_place_fini(&place, instance);
+        return r;
     }
     kvl_count(&instance->counters, KVL_COUNT_LOADS, 1);
     kvl_count(&instance->counters, KVL_COUNT_LOAD_CHUNKS, batch->count);
-    kvl_count(&instance->counters, KVL_COUNT_LOAD_LOCAL, good);
-    if (good == batch->count || !kvl_drive_any(instance, KVL_CAP_READ)) {
+    good = load_all_local(instance, &place, batch, &answer);
+    if (good == batch->count || (place.mover == NULL && !kvl_drive_any(instance, KVL_CAP_READ))) {
         kvl_count(&instance->counters, KVL_COUNT_LOAD_BYTES, answer.bytes);
         r = kvl_answer_done(&answer, KVL_OP_LOAD, result, op_out);
     } else {
-        op = kvl_answer_op_for_rest(instance, KVL_OP_LOAD, batch, &answer);
+        op = kvl_answer_op_for_rest(instance, KVL_OP_LOAD, batch, &place, &answer);
         r = op != NULL ? kvl_answer_start(instance, op, result, op_out) : -ENOMEM;
     }
     kvl_answer_fini(&answer);
+    kvl_place_fini(&place, instance);
     kvl_hist_add(&instance->counters.load_ns, kvl_now_ns() - start);
     return r;
 }
@@ -154,7 +155,7 @@ int kvl_move_remove(struct kvl_instance *instance, const struct kvl_batch *batch
     struct kvl_answer answer;
     struct kvl_op *op;
     uint32_t want = 0;
-    int r = kvl_answer_check(batch, result, KVL_OP_REMOVE);
+    int r = kvl_answer_check(batch, result);
 
     if (r == 0) {
         r = kvl_answer_init(&answer, batch->count, result);
@@ -171,7 +172,7 @@ int kvl_move_remove(struct kvl_instance *instance, const struct kvl_batch *batch
     }
     if (want == 0) {
         r = kvl_answer_done(&answer, KVL_OP_REMOVE, result, op_out);
-    } else if ((op = kvl_answer_op(instance, KVL_OP_REMOVE, batch)) == NULL) {
+    } else if ((op = kvl_answer_op(instance, KVL_OP_REMOVE, batch, NULL)) == NULL) {
         r = -ENOMEM;
     } else {
         kvl_answer_give(op, &answer);
@@ -181,7 +182,7 @@ int kvl_move_remove(struct kvl_instance *instance, const struct kvl_batch *batch
             item->want = want;
             item->status = answer.status[i] == 0 ? 0 : -EINPROGRESS;
         }
-        kvl_drive_spread(instance, op, 0);
+        kvl_drive_spread(instance, op, KVL_VERB_REMOVE, 0);
         r = kvl_answer_start(instance, op, result, op_out);
     }
     kvl_answer_fini(&answer);
@@ -198,14 +199,14 @@ int kvl_move_remove_below(struct kvl_instance *instance, const struct kvl_batch 
         want |= (uint32_t)kvl_drive_can(instance->route.backends[b], KVL_CAP_REMOVE) << b;
     }
     want &= kvl_drive_below(instance);
-    op = want != 0 ? kvl_answer_op(instance, KVL_OP_REMOVE, batch) : NULL;
+    op = want != 0 ? kvl_answer_op(instance, KVL_OP_REMOVE, batch, NULL) : NULL;
     if (op == NULL) {
         return want != 0 ? -ENOMEM : 0;
     }
     for (uint32_t i = 0; i < batch->count; i++) {
         kvl_op_add(op, batch, i)->want = want;
     }
-    kvl_drive_spread(instance, op, 0);
+    kvl_drive_spread(instance, op, KVL_VERB_REMOVE, 0);
     r = kvl_drive(instance, op, KVL_NEVER);
     kvl_op_destroy(op);
     return r;
@@ -245,11 +246,11 @@ static int ask_one(struct kvl_instance *instance, enum kvl_op_kind kind, uint64_
         return -ENOTCONN;
     }
     deadline_ms = deadline_ms != 0 ? deadline_ms : kvl_now_ms() + instance->default_deadline_ms;
-    r = kvl_op_create(instance->flights, kind, NULL, deadline_ms, &op);
+    r = kvl_op_create(instance->flights, kind, NULL, NULL, deadline_ms, &op);
     if (r < 0) {
         return r;
     }
-    r = kvl_op_fly(op, backend, NULL, 0);
+    r = kvl_op_fly(op, backend, kind == KVL_OP_LIST ? KVL_VERB_LIST : KVL_VERB_PROBE, NULL, 0);
     if (r == 0) {
         r = kvl_drive(instance, op, KVL_NEVER);
     }

@@ -4,19 +4,50 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include <kvlane/plugin.h>
+
 #include "flight.h"
 #include "hash.h"
 
-static uint32_t batch_runs(const struct kvl_batch *batch)
+static int copies_memory(enum kvl_op_kind kind, const struct kvl_batch *batch,
+                         const struct kvl_place *place)
 {
-    return batch->sg_first != NULL ? batch->sg_first[batch->count] - batch->sg_first[0] : 0;
+    return place != NULL && (batch->kv != 0 || batch->sg_first != NULL) &&
+           (kind == KVL_OP_LOAD || (kind == KVL_OP_SAVE && place->mover != NULL));
+}
+
+/* Room for where all chunks of the batch lie; kvl_op_add fills it. */
+static int prepare_memory(struct kvl_op *op, const struct kvl_batch *batch,
+                          const struct kvl_place *place)
+{
+    const uint32_t *first_of = batch->kv != 0 ? batch->block_first : batch->sg_first;
+    const size_t room = (size_t)(first_of[batch->count] - first_of[0]) + 1;
+
+    op->place = *place;
+    if (place->cache != NULL) {
+        op->place.cache = kvl_kv_use(&op->flights->kvs, place->cache);
+    }
+    op->memory.stream = batch->stream;
+    op->first_of = calloc(batch->count + 1, sizeof(*op->first_of));
+    if (batch->kv != 0) {
+        op->memory.kv = batch->kv;
+        op->blocks = malloc(room * sizeof(*op->blocks));
+        op->memory.blocks = op->blocks;
+        op->memory.block_first = op->first_of;
+    } else {
+        op->sg = malloc(room * sizeof(*op->sg));
+        op->memory.sg = op->sg;
+        op->memory.sg_first = op->first_of;
+    }
+    return op->first_of != NULL && (op->blocks != NULL || op->sg != NULL) ? 0 : -ENOMEM;
 }
 
 int kvl_op_create(struct kvl_flights *flights, enum kvl_op_kind kind, const struct kvl_batch *batch,
-                  uint64_t deadline_ms, struct kvl_op **op_out)
+                  const struct kvl_place *place, uint64_t deadline_ms, struct kvl_op **op_out)
 {
     const uint32_t count = batch != NULL ? batch->count : 0;
     struct kvl_op *op = calloc(1, sizeof(*op));
+    int r = 0;
 
     if (op == NULL) {
         return -ENOMEM;
@@ -29,13 +60,12 @@ int kvl_op_create(struct kvl_flights *flights, enum kvl_op_kind kind, const stru
     op->location = calloc(count + 1, sizeof(*op->location));
     op->items = calloc(count + 1, sizeof(*op->items));
     op->keys = malloc((size_t)count * KVL_KEY_MAX + 1);
-    if (kind == KVL_OP_LOAD) {
-        op->sg = malloc((batch_runs(batch) + 1) * sizeof(*op->sg));
-        op->sg_first = calloc(count + 2, sizeof(*op->sg_first));
+    if (batch != NULL && copies_memory(kind, batch, place)) {
+        r = prepare_memory(op, batch, place);
     }
     kvl_cond_init(&op->changed);
-    if (op->status == NULL || op->location == NULL || op->items == NULL || op->keys == NULL ||
-        (kind == KVL_OP_LOAD && (op->sg == NULL || op->sg_first == NULL))) {
+    if (r < 0 || op->status == NULL || op->location == NULL || op->items == NULL ||
+        op->keys == NULL) {
         kvl_op_destroy(op);
         return -ENOMEM;
     }
@@ -60,6 +90,32 @@ void kvl_op_item_failed(struct kvl_op_item *item, int status)
     }
 }
 
+void kvl_op_items_refused(struct kvl_op *op, uint32_t backend, const uint32_t *items,
+                          uint32_t count, int status)
+{
+    pthread_mutex_lock(&op->flights->lock); /* of a save they may be flying elsewhere */
+    for (uint32_t i = 0; i < count; i++) {
+        op->items[items[i]].tried |= 1u << backend;
+        kvl_op_item_failed(&op->items[items[i]], status);
+    }
+    pthread_mutex_unlock(&op->flights->lock);
+}
+
+/* Takes along where chunk `index` lies. */
+static void add_memory(struct kvl_op *op, const struct kvl_batch *batch, uint32_t index)
+{
+    const uint32_t *first_of = batch->kv != 0 ? batch->block_first : batch->sg_first;
+    const uint32_t to = op->first_of[op->item_count];
+    const uint32_t count = first_of[index + 1] - first_of[index];
+
+    if (op->blocks != NULL) {
+        memcpy(&op->blocks[to], &batch->blocks[first_of[index]], count * sizeof(*op->blocks));
+    } else {
+        memcpy(&op->sg[to], &batch->sg[first_of[index]], count * sizeof(*op->sg));
+    }
+    op->first_of[op->item_count + 1] = to + count;
+}
+
 struct kvl_op_item *kvl_op_add(struct kvl_op *op, const struct kvl_batch *batch, uint32_t index)
 {
     struct kvl_op_item *item = &op->items[op->item_count];
@@ -72,18 +128,35 @@ struct kvl_op_item *kvl_op_add(struct kvl_op *op, const struct kvl_batch *batch,
     item->index = index;
     item->status = -EINPROGRESS;
     item->failure = op->status[index];
-    if (op->kind == KVL_OP_LOAD) {
-        uint32_t to = op->sg_first[op->item_count];
-        uint32_t runs = 0;
-
-        if (batch->sg_first != NULL) {
-            runs = batch->sg_first[index + 1] - batch->sg_first[index];
-            memcpy(&op->sg[to], &batch->sg[batch->sg_first[index]], runs * sizeof(*op->sg));
-        }
-        op->sg_first[op->item_count + 1] = to + runs;
+    if (op->first_of != NULL) {
+        add_memory(op, batch, index);
     }
+    op->idle += op->kind == KVL_OP_LOAD;
     op->item_count++;
     return item;
+}
+
+void kvl_op_end_item(struct kvl_op *op, uint32_t i, int status)
+{
+    struct kvl_op_item *item = &op->items[i];
+
+    if (item->has_view) {
+        kvl_store_release(op->flights->store, item->view.lease);
+        item->has_view = 0;
+    }
+    if (status < 0) {
+        item->location = KVL_LOCATION_NONE;
+    }
+    pthread_mutex_lock(&op->flights->lock);
+    item->status = status;
+    op->idle -= op->kind == KVL_OP_LOAD;
+    pthread_mutex_unlock(&op->flights->lock);
+}
+
+void kvl_op_bring(struct kvl_op *op, uint32_t i)
+{
+    kvl_place_scatter(&op->place, &op->memory, i, &op->items[i].view);
+    kvl_op_end_item(op, i, 0);
 }
 
 struct kvl_op *kvl_op_claim(struct kvl_flights *flights, uint64_t handle)
@@ -97,9 +170,31 @@ struct kvl_op *kvl_op_claim(struct kvl_flights *flights, uint64_t handle)
     }
     if (op != NULL) {
         op->waiting = 1;
+        flights->watchers++;
+        while (op->is_nudged) {
+            pthread_cond_wait(&flights->moved, &flights->lock);
+        }
+        flights->watchers--;
     }
     pthread_mutex_unlock(&flights->lock);
     return op;
+}
+
+struct kvl_op *kvl_op_claim_save(struct kvl_flights *flights)
+{
+    struct kvl_op *found = NULL;
+
+    pthread_mutex_lock(&flights->lock);
+    for (uint32_t i = 0; found == NULL && i < flights->ops.room; i++) {
+        struct kvl_op *op = flights->ops.slots[i].object;
+
+        if (op != NULL && op->kind == KVL_OP_SAVE && !op->waiting) {
+            op->waiting = 1;
+            found = op;
+        }
+    }
+    pthread_mutex_unlock(&flights->lock);
+    return found;
 }
 
 void kvl_op_unclaim(struct kvl_op *op)
@@ -108,6 +203,7 @@ void kvl_op_unclaim(struct kvl_op *op)
 
     pthread_mutex_lock(&flights->lock);
     op->waiting = 0;
+    kvl_flights_moved(flights);
     pthread_mutex_unlock(&flights->lock);
 }
 
@@ -116,6 +212,7 @@ void kvl_op_destroy(struct kvl_op *op)
     if (op->handle != 0) {
         pthread_mutex_lock(&op->flights->lock);
         kvl_table_drop(&op->flights->ops, op->handle);
+        kvl_flights_moved(op->flights);
         pthread_mutex_unlock(&op->flights->lock);
     }
     for (uint32_t i = 0; i < op->item_count; i++) {
@@ -123,13 +220,15 @@ void kvl_op_destroy(struct kvl_op *op)
             kvl_store_release(op->flights->store, op->items[i].view.lease);
         }
     }
+    kvl_kv_put(&op->flights->kvs, op->place.cache);
     pthread_cond_destroy(&op->changed);
     free(op->status);
     free(op->location);
     free(op->items);
     free(op->keys);
     free(op->sg);
-    free(op->sg_first);
+    free(op->blocks);
+    free(op->first_of);
     free(op->listed);
     free(op);
 }
@@ -141,6 +240,20 @@ uint32_t kvl_op_open_items(struct kvl_op *op, uint32_t *items_out, uint32_t room
     pthread_mutex_lock(&op->flights->lock);
     for (uint32_t i = 0; i < op->item_count && count < room; i++) {
         if (!op->items[i].is_flying && op->items[i].status == -EINPROGRESS) {
+            items_out[count++] = i;
+        }
+    }
+    pthread_mutex_unlock(&op->flights->lock);
+    return count;
+}
+
+uint32_t kvl_op_staged_items(struct kvl_op *op, enum kvl_item_stage stage, uint32_t *items_out)
+{
+    uint32_t count = 0;
+
+    pthread_mutex_lock(&op->flights->lock);
+    for (uint32_t i = 0; i < op->item_count; i++) {
+        if (op->items[i].stage == stage) {
             items_out[count++] = i;
         }
     }

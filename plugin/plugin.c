@@ -6,6 +6,7 @@
 
 #include "config.h"
 #include "core.h"
+#include "layers.h"
 #include "move.h"
 #include "peer.h"
 
@@ -92,35 +93,62 @@ static int plugin_close(struct kvl_instance *instance, uint64_t deadline_ms)
     return r < 0 ? r : kvl_core_close(instance, deadline_ms);
 }
 
+/* A record of before 1.2 ends early; the rest is zero. @return the record to read, NULL = bad. */
+static const struct kvl_batch *take_batch(const struct kvl_batch *batch, struct kvl_batch *own)
+{
+    if (batch == NULL || batch->size < KVL_BATCH_SIZE_1_0) {
+        return NULL;
+    }
+    if (batch->size >= sizeof(*batch)) {
+        return batch;
+    }
+    *own = (struct kvl_batch){0};
+    memcpy(own, batch, batch->size);
+    own->size = sizeof(*own);
+    return own;
+}
+
 static int plugin_lookup(struct kvl_instance *instance, const struct kvl_batch *batch,
                          struct kvl_result *result, uint64_t *op_out)
 {
-    int r = batch != NULL ? enter_running(instance) : -EINVAL;
+    struct kvl_batch own;
+    int r;
 
+    batch = take_batch(batch, &own);
+    r = batch != NULL ? enter_running(instance) : -EINVAL;
     return r < 0 ? r : kvl_move_lookup(instance, batch, result, op_out);
 }
 
 static int plugin_load(struct kvl_instance *instance, const struct kvl_batch *batch,
                        struct kvl_result *result, uint64_t *op_out)
 {
-    int r = batch != NULL ? enter_running(instance) : -EINVAL;
+    struct kvl_batch own;
+    int r;
 
+    batch = take_batch(batch, &own);
+    r = batch != NULL ? enter_running(instance) : -EINVAL;
     return r < 0 ? r : kvl_move_load(instance, batch, result, op_out);
 }
 
 static int plugin_save(struct kvl_instance *instance, const struct kvl_batch *batch,
                        struct kvl_result *result, uint64_t *op_out)
 {
-    int r = batch != NULL ? enter_running(instance) : -EINVAL;
+    struct kvl_batch own;
+    int r;
 
+    batch = take_batch(batch, &own);
+    r = batch != NULL ? enter_running(instance) : -EINVAL;
     return r < 0 ? r : kvl_move_save(instance, batch, result, op_out);
 }
 
 static int plugin_remove(struct kvl_instance *instance, const struct kvl_batch *batch,
                          struct kvl_result *result, uint64_t *op_out)
 {
-    int r = batch != NULL ? enter_running(instance) : -EINVAL;
+    struct kvl_batch own;
+    int r;
 
+    batch = take_batch(batch, &own);
+    r = batch != NULL ? enter_running(instance) : -EINVAL;
     return r < 0 ? r : kvl_move_remove(instance, batch, result, op_out);
 }
 
@@ -225,6 +253,34 @@ static int plugin_channels(struct kvl_instance *instance, const char *section,
     return r < 0 ? r : kvl_peer_channels(instance, section, ops_out, self_out);
 }
 
+static int plugin_register_kv(struct kvl_instance *instance, const struct kvl_kv *kv,
+                              uint64_t *kv_out, struct kvl_err *err)
+{
+    int r = kv != NULL && kv_out != NULL ? enter(instance) : -EINVAL;
+
+    if (r < 0) {
+        return kvl_err_set(err, r, 0, "register_kv: %s",
+                           r == -EINVAL ? "instance, record or output is missing" : strerror(-r));
+    }
+    r = kvl_core_start(instance, err);
+    return r < 0 ? r : kvl_kv_register(&instance->flights->kvs, &instance->route, kv, kv_out, err);
+}
+
+static int plugin_unregister_kv(struct kvl_instance *instance, uint64_t kv)
+{
+    int r = enter(instance);
+
+    return r < 0 ? r : kvl_kv_unregister(&instance->flights->kvs, kv);
+}
+
+static int plugin_wait_layers(struct kvl_instance *instance, uint64_t op, uint32_t layers,
+                              uint64_t deadline_ms)
+{
+    int r = enter(instance);
+
+    return r < 0 ? r : kvl_layers_wait(instance, op, layers, deadline_ms);
+}
+
 static const struct kvl_plugin plugin = {
     .magic = KVL_PLUGIN_MAGIC,
     .size = sizeof(struct kvl_plugin),
@@ -250,6 +306,9 @@ static const struct kvl_plugin plugin = {
     .stats = plugin_stats,
     .reload = plugin_reload,
     .channels = plugin_channels,
+    .register_kv = plugin_register_kv,
+    .unregister_kv = plugin_unregister_kv,
+    .wait_layers = plugin_wait_layers,
 };
 
 KVL_EXPORT const struct kvl_plugin *kvlane_plugin_v1(void)

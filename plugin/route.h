@@ -129,10 +129,25 @@ static inline int kvl_backend_is_running(const struct kvl_backend *backend)
                                 memory_order_acquire) == KVL_BACKEND_RUNNING;
 }
 
-/** True when it reads into the engine's own memory and the store is not to keep what it reads. */
-static inline int kvl_backend_reads_direct(const struct kvl_backend *backend)
+/** True when runs in that kind of memory (KVL_MEM_) may be given to it. */
+static inline int kvl_backend_takes(const struct kvl_backend *backend, uint64_t mem)
 {
-    return (backend->caps & KVL_CAP_DIRECT) != 0 &&
+    const uint64_t kinds =
+        backend->limits.memory != 0 ? backend->limits.memory : 1ull << KVL_MEM_HOST;
+
+    return mem < 64 && (kinds >> mem & 1) != 0 &&
+           (mem == KVL_MEM_HOST || (backend->caps & KVL_CAP_MEMORY) != 0);
+}
+
+/**
+ * True when it reads into the engine's own memory of that kind and the store is not to keep what it
+ * reads.
+ */
+static inline int kvl_backend_reads_direct(const struct kvl_backend *backend, uint64_t mem)
+{
+    const uint64_t cap = mem == KVL_MEM_HOST ? KVL_CAP_DIRECT : KVL_CAP_MEMORY;
+
+    return (backend->caps & cap) != 0 && kvl_backend_takes(backend, mem) &&
            atomic_load_explicit(&((struct kvl_backend *)(uintptr_t)backend)->keep,
                                 memory_order_relaxed) != KVL_KEEP_YES;
 }

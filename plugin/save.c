@@ -5,12 +5,13 @@
 #include "drive.h"
 #include "hash.h"
 #include "move.h"
-#include "scatter.h"
+#include "save_device.h"
 
 /* What a save carries from chunk to chunk. */
 struct saving {
     struct kvl_instance *instance;
     const struct kvl_batch *batch;
+    const struct kvl_place *place;
     struct kvl_op *op; /* made when the first chunk has to travel */
     struct kvl_answer *answer;
     uint32_t targets; /* bit per backend with put_to */
@@ -27,7 +28,7 @@ static uint32_t save_targets(const struct kvl_instance *instance, uint32_t flags
         const struct kvl_backend *backend = instance->route.backends[i];
 
         if (atomic_load_explicit(&backend->put_to, memory_order_relaxed) == KVL_PUT_YES &&
-            kvl_drive_can(backend, KVL_CAP_WRITE)) {
+            kvl_drive_can(backend, KVL_CAP_WRITE) && kvl_backend_takes(backend, KVL_MEM_HOST)) {
             mask |= 1u << i;
         }
     }
@@ -37,7 +38,7 @@ static uint32_t save_targets(const struct kvl_instance *instance, uint32_t flags
 static void save_spread(struct saving *saving)
 {
     if (saving->op != NULL && saving->spread < saving->op->item_count) {
-        kvl_drive_spread(saving->instance, saving->op, saving->spread);
+        kvl_drive_spread(saving->instance, saving->op, KVL_VERB_WRITE, saving->spread);
         saving->spread = saving->op->item_count;
         saving->window = 0;
     }
@@ -78,8 +79,7 @@ static int save_local(struct saving *saving, uint32_t i)
         return r;
     }
     if (chunk->bytes > 0) {
-        kvl_sg_gather(&batch->sg[batch->sg_first[i]], batch->sg_first[i + 1] - batch->sg_first[i],
-                      addr);
+        kvl_place_gather(saving->place, batch, i, addr);
     }
     saving->answer->bytes += chunk->bytes;
     return kvl_store_commit(saving->instance->store, slot, NULL);
@@ -100,7 +100,7 @@ static int save_remote(struct saving *saving, uint32_t i)
         return 0;
     }
     if (saving->op == NULL) {
-        saving->op = kvl_answer_op(instance, KVL_OP_SAVE, saving->batch);
+        saving->op = kvl_answer_op(instance, KVL_OP_SAVE, saving->batch, NULL);
         if (saving->op == NULL) {
             return -ENOMEM;
         }
@@ -138,32 +138,43 @@ static void save_all(struct saving *saving)
     kvl_count(&saving->instance->counters, KVL_COUNT_SAVE_BYTES, saving->answer->bytes);
 }
 
+static int save_host(struct saving *saving, struct kvl_result *result, uint64_t *op_out)
+{
+    saving->targets = save_targets(saving->instance, saving->batch->flags);
+    save_all(saving);
+    if (saving->op == NULL) {
+        return kvl_answer_done(saving->answer, KVL_OP_SAVE, result, op_out);
+    }
+    kvl_answer_give(saving->op, saving->answer);
+    return kvl_answer_start(saving->instance, saving->op, result, op_out);
+}
+
 int kvl_move_save(struct kvl_instance *instance, const struct kvl_batch *batch,
                   struct kvl_result *result, uint64_t *op_out)
 {
     struct kvl_answer answer;
+    struct kvl_place place;
     struct saving saving = {
         .instance = instance,
         .batch = batch,
+        .place = &place,
         .answer = &answer,
         .may_wait = op_out == NULL,
     };
-    int r = kvl_answer_check(batch, result, KVL_OP_SAVE);
+    int r = kvl_answer_check(batch, result);
 
     if (r == 0) {
-        r = kvl_answer_init(&answer, batch->count, result);
+        r = kvl_place_init(&place, instance, batch, 1);
     }
     if (r < 0) {
         return r;
     }
-    saving.targets = save_targets(instance, batch->flags);
-    save_all(&saving);
-    if (saving.op == NULL) {
-        r = kvl_answer_done(&answer, KVL_OP_SAVE, result, op_out);
-    } else {
-        kvl_answer_give(saving.op, &answer);
-        r = kvl_answer_start(instance, saving.op, result, op_out);
+    r = kvl_answer_init(&answer, batch->count, result);
+    if (r == 0) {
+        r = place.mover == NULL ? save_host(&saving, result, op_out)
+                                : kvl_save_device(instance, batch, &place, &answer, result, op_out);
+        kvl_answer_fini(&answer);
     }
-    kvl_answer_fini(&answer);
+    kvl_place_fini(&place, instance);
     return r;
 }

@@ -11,8 +11,12 @@ int kvl_sg_check(const struct kvl_sg *sg, uint32_t count, uint64_t *bytes_out)
         uint64_t bytes;
         uint64_t reach;
 
-        if (sg[i].mem != KVL_MEM_HOST || sg[i].device != KVL_DEVICE_HOST) {
+        if (sg[i].mem == KVL_MEM_HOST && sg[i].device != KVL_DEVICE_HOST) {
             return -ENOTSUP;
+        }
+        if (sg[i].mem != sg[0].mem || sg[i].device != sg[0].device ||
+            (sg[i].mem != KVL_MEM_HOST && sg[i].device < 0)) {
+            return -EINVAL;
         }
         if (sg[i].addr == 0 || sg[i].length == 0 || sg[i].count == 0 ||
             __builtin_mul_overflow(sg[i].length, (uint64_t)sg[i].count, &bytes) ||

@@ -66,6 +66,16 @@ int kvl_store_export(struct kvl_store *store, struct kvl_store_export *out)
     return 0;
 }
 
+int kvl_store_range(const struct kvl_store *store, void **base_out, uint64_t *bytes_out)
+{
+    if (store == NULL || store->arena.base == NULL) {
+        return -ENOTSUP;
+    }
+    *base_out = store->arena.base;
+    *bytes_out = store->arena.range;
+    return 0;
+}
+
 uint64_t kvl_store_destroy(struct kvl_store *store)
 {
     uint64_t out;

@@ -63,6 +63,12 @@ int kvl_store_share(struct kvl_store *store, int fd);
 /** What other processes can map. @return 0; -ENOTSUP the store is not shared. */
 int kvl_store_export(struct kvl_store *store, struct kvl_store_export *out);
 
+/**
+ * The memory that views and slots point into, for one that prepares it for a device.
+ * @return 0; -ENOTSUP there is none.
+ */
+int kvl_store_range(const struct kvl_store *store, void **base_out, uint64_t *bytes_out);
+
 /** Frees all. With leases or slots out the arena stays mapped. Takes NULL. @return how many out. */
 uint64_t kvl_store_destroy(struct kvl_store *store);
 

@@ -282,7 +282,11 @@ static uint32_t tier_mask(const struct kvl_instance *instance)
     uint32_t mask = 0;
 
     for (uint32_t i = 0; i < instance->route.count; i++) {
-        mask |= (uint32_t)kvl_drive_can(instance->route.backends[i], KVL_CAP_WRITE) << i;
+        const struct kvl_backend *backend = instance->route.backends[i];
+
+        mask |= (uint32_t)(kvl_drive_can(backend, KVL_CAP_WRITE) &&
+                           kvl_backend_takes(backend, KVL_MEM_HOST))
+                << i;
     }
     return mask & kvl_drive_below(instance);
 }
@@ -302,7 +306,7 @@ static void write_cold(struct kvl_tier *tier, const struct kvl_store_cold *cold,
         written_out[i] = 0;
     }
     if (mask == 0 ||
-        kvl_op_create(instance->flights, KVL_OP_SAVE, &batch,
+        kvl_op_create(instance->flights, KVL_OP_SAVE, &batch, NULL,
                       kvl_now_ms() + atomic_load(&instance->default_deadline_ms), &op) < 0) {
         return;
     }
@@ -312,7 +316,7 @@ static void write_cold(struct kvl_tier *tier, const struct kvl_store_cold *cold,
         item->status = 0;
         item->want = mask;
     }
-    kvl_drive_spread(instance, op, 0);
+    kvl_drive_spread(instance, op, KVL_VERB_WRITE, 0);
     if (kvl_drive(instance, op, KVL_NEVER) == 0) {
         for (uint32_t i = 0; i < count; i++) {
             written_out[i] = op->items[i].location != KVL_LOCATION_NONE;
