@@ -28,6 +28,10 @@ static int demo_parse(struct demo *self, int argc, char **argv)
          DEMO_DECODE_MAX},
         {"server-config", "FILE", "INI file of the server that the demo starts", CLI_TEXT,
          &self->server_config, 0, 0},
+        {"gpu", "WHEN", "auto, yes or no: KV caches on a GPU (auto: where there is one)", CLI_TEXT,
+         &self->gpu_word, 0, 0},
+        {"cuda-driver", "FILE", "the CUDA driver in place of libcuda.so.1", CLI_TEXT, &self->driver,
+         0, 0},
         {"no-server", NULL, "start none: use the one the INI file names", CLI_FLAG,
          &self->no_server, 0, 0},
         {"progress", NULL, "a progress bar also when stderr is no terminal", CLI_FLAG,
@@ -39,7 +43,9 @@ static int demo_parse(struct demo *self, int argc, char **argv)
         .about =
             "A small real transformer reads text as prompts. Engine A computes and saves its KV "
             "chunks; engine B,\nanother process, loads them out of A's memory (py_socket), engine "
-            "C from a server (tcp_remote), and\nboth decode on. Shown: time to first token, "
+            "C from a server (tcp_remote), and\nboth decode on. Where there is a GPU, A keeps its "
+            "KV cache on it, and engine G loads from "
+            "that memory\n(cuda_ipc). Shown: time to first token, "
             "speed-up, and whether all logits are bit-identical to\nrecomputation. Then one bit of "
             "a stored chunk is flipped, which must be seen and end as recompute or\nwith a good "
             "copy. With --config FILE, or where py_socket was not built, B takes the paths of its "
@@ -195,8 +201,18 @@ static int run_warm(struct demo *self)
 {
     for (uint32_t i = 0; i < self->prompts; i++) {
         struct demo_ran ran;
-        int r = run_b(self, i);
+        int r = CLI_OK;
 
+        if (self->g.pid != 0) {
+            r = demo_engine_prompt(self, &self->g, i, DEMO_USE, &ran);
+            if (r == CLI_OK) {
+                print_row(self, i, 'G', &ran);
+                check_warm(self, &ran, "cuda_ipc", "the GPU memory of A");
+            }
+        }
+        if (r == CLI_OK) {
+            r = run_b(self, i);
+        }
         if (r == CLI_OK && self->c.pid != 0) {
             r = demo_engine_prompt(self, &self->c, i, DEMO_USE, &ran);
             if (r == CLI_OK) {
@@ -236,8 +252,11 @@ static int demo_verdict(struct demo *self)
 static int engines_start(struct demo *self)
 {
     struct demo_ready ready;
-    int r = demo_engine_new(self, &self->a, "", &ready);
+    int r = demo_engine_new(self, &self->a, "", self->gpu, &ready);
 
+    if (r == CLI_OK && self->gpu != DEMO_GPU_NO && !ready.is_on_gpu) {
+        self->gpu = DEMO_GPU_NO;
+    }
     if (r != CLI_OK) {
         return r;
     }
@@ -248,10 +267,18 @@ static int engines_start(struct demo *self)
         } else {
             printf("engine A: py_socket at %s\n", self->peer);
         }
+        if (self->gpu != DEMO_GPU_NO) {
+            printf("engines A and G: KV cache on %s\n", self->gpu_name);
+        }
     }
-    r = demo_engine_new(self, &self->b, self->peer, &ready);
+    /* With a file of the user there is one other engine, and it is as A is. */
+    r = demo_engine_new(self, &self->b, self->peer, demo_is_own_ini(self) ? DEMO_GPU_NO : self->gpu,
+                        &ready);
     if (r == CLI_OK && self->peer[0] != '\0' && self->server.pid != 0) {
-        r = demo_engine_new(self, &self->c, "", &ready);
+        r = demo_engine_new(self, &self->c, "", DEMO_GPU_NO, &ready);
+    }
+    if (r == CLI_OK && self->peer[0] != '\0' && self->gpu != DEMO_GPU_NO) {
+        r = demo_engine_new(self, &self->g, self->peer, self->gpu, &ready);
     }
     return r;
 }
@@ -272,8 +299,11 @@ static int run_flips(struct demo *self)
 static int demo_run(struct demo *self)
 {
     uint64_t steps;
-    int r = demo_server_start(self);
+    int r = demo_gpu_find(self);
 
+    if (r == CLI_OK) {
+        r = demo_server_start(self);
+    }
     if (r == CLI_OK) {
         r = engines_start(self);
     }
@@ -283,6 +313,7 @@ static int demo_run(struct demo *self)
     print_head(self);
     steps = 3 * self->prompts + 2;
     steps += (self->c.pid != 0 ? self->prompts : 0) + (self->peer[0] != '\0');
+    steps += self->g.pid != 0 ? self->prompts : 0;
     progress_init(&self->bar, "demo", steps, self->progress);
     r = run_cold(self);
     if (r == CLI_OK) {
@@ -308,6 +339,7 @@ int cmd_demo(int argc, char **argv)
     self->prompts = 3;
     self->tokens = 2000;
     self->decode = 16;
+    self->gpu_word = "auto";
     self->path_count = 2;
     (void)snprintf(self->paths[0].name, sizeof(self->paths[0].name), "cold");
     (void)snprintf(self->paths[1].name, sizeof(self->paths[1].name), "local");
@@ -320,6 +352,7 @@ int cmd_demo(int argc, char **argv)
         (void)child_end(&self->a);
         (void)child_end(&self->b);
         (void)child_end(&self->c);
+        (void)child_end(&self->g);
         (void)child_stop_server(&self->server);
     }
     free(self->prompt);

@@ -32,6 +32,8 @@ struct replay {
     uint64_t bytes_per_token;
     uint64_t requests; /* 0 = all */
     uint64_t server_bytes;
+    const char *driver; /* NULL = libcuda.so.1 */
+    bool on_gpu;
     bool metadata_only;
     bool serve;
     bool with_server;
@@ -74,6 +76,10 @@ static int replay_parse(struct replay *self, int argc, char **argv)
          &self->serve, 0, 0},
         {"server-capacity", "SIZE", "of the server's store (2GiB)", CLI_BYTES, &self->server_bytes,
          1 << 20, 1ull << 44},
+        {"gpu", NULL, "blocks are in the memory of a GPU, in pages, and shared by cuda_ipc too",
+         CLI_FLAG, &self->on_gpu, 0, 0},
+        {"cuda-driver", "FILE", "the CUDA driver in place of libcuda.so.1", CLI_TEXT, &self->driver,
+         0, 0},
         {"parallel", NULL, "engines overlap; counts then vary from run to run", CLI_FLAG,
          &self->parallel, 0, 0},
         {"bad-lines", "skip|fatal", "what to do with a line that is no request (fatal)", CLI_TEXT,
@@ -180,6 +186,15 @@ static int replay_settings(struct replay *self)
         cli_error("replay: --serve and --share go without --config");
         return CLI_USAGE;
     }
+    if (self->on_gpu && self->metadata_only) {
+        cli_error("replay: --gpu goes without --metadata-only");
+        return CLI_USAGE;
+    }
+    if (self->driver != NULL &&
+        (self->driver[0] != '/' || strlen(self->driver) >= REPLAY_PATH_ROOM)) {
+        cli_error("replay: --cuda-driver wants the whole path of a file, not '%s'", self->driver);
+        return CLI_USAGE;
+    }
     r = take_share(self);
     if (r == CLI_GO) {
         r = take_capacity(self);
@@ -227,6 +242,15 @@ static int engine_ini(const struct replay *self, const char *address, char *ini_
                      "\nmax_chunks = %" PRIu64 "\n",
                      engine_budget(self), self->max_chunks);
 
+    /* Peers are found by py_socket; without it the pool on the GPU would serve this engine only. */
+    if (self->on_gpu) {
+        n += snprintf(ini_out + n, size - (size_t)n,
+                      "[cuda_ipc]\nrequired = yes\nput_to = %s\npool = %" PRIu64 "\n",
+                      self->with_peers ? "yes" : "no", self->with_peers ? engine_budget(self) : 0);
+    }
+    if (self->on_gpu && self->driver != NULL) {
+        n += snprintf(ini_out + n, size - (size_t)n, "driver = %s\n", self->driver);
+    }
     /* Asked in this order. Only where it was asked for by name must py_socket be there. */
     if (self->with_peers) {
         n += snprintf(ini_out + n, size - (size_t)n,
@@ -245,12 +269,15 @@ static int engine_start_one(struct replay *self, uint32_t at, const char *addres
     struct {
         struct replay_init init;
         char text[4096 - sizeof(struct replay_init)];
-    } message = {.init = {.block_bytes = block_bytes(self)}};
+    } message = {.init = {.block_bytes = block_bytes(self), .on_gpu = self->on_gpu}};
     size_t size = sizeof(message.init);
     int r = child_start(&self->children[at], "replay-engine", &self->common);
 
     if (r != CLI_OK) {
         return r;
+    }
+    if (self->driver != NULL) {
+        (void)snprintf(message.init.driver, sizeof(message.init.driver), "%s", self->driver);
     }
     if (self->common.config == NULL) {
         size += (size_t)engine_ini(self, address, message.text, sizeof(message.text)) + 1;
@@ -360,6 +387,8 @@ static int engine_report(struct replay *self, uint32_t at)
         process->peak_rss = report->peak_rss;
         process->peer_rss = report->peer_rss;
         process->budget = self->common.config == NULL ? engine_budget(self) : report->budget;
+        /* What the CUDA driver takes for itself is not ours to limit. */
+        process->budget = self->on_gpu ? 0 : process->budget;
     }
     free(report);
     return r;
