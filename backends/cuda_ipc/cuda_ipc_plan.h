@@ -79,43 +79,44 @@ int cuda_ipc_layout_check(const struct cuda_ipc_layout *layout, struct kvl_err *
 /** Bytes from a base to the end of its last token. Of a layout that was checked. */
 uint64_t cuda_ipc_layout_extent(const struct cuda_ipc_layout *layout);
 
+/** Largest power of two, up to 16, that divides bases, strides and token_bytes. */
+uint32_t cuda_ipc_layout_alignment(const struct cuda_ipc_layout *layout);
+
 /**
  * Checks a side against the sizes of its chunks: every block id, the number of blocks, the sum of
  * runs, whole numbers of tokens. After it no plan leaves the memory the side describes.
+ * @param is_target  bytes are written there: a run must not overlap the next one
  * @return 0; -EINVAL.
  */
-int cuda_ipc_side_check(const struct cuda_ipc_side *side, const uint64_t *bytes, uint32_t count);
+int cuda_ipc_side_check(const struct cuda_ipc_side *side, const uint64_t *bytes, uint32_t count,
+                        bool is_target);
 
-/** 1 when a block table has KVL_BLOCK_SKIP: some bytes of the chunks are not copied. */
+/** Whether a block table has KVL_BLOCK_SKIP: some bytes of the chunks are not copied. */
 bool cuda_ipc_side_skips(const struct cuda_ipc_side *side, uint32_t count);
 
-/** Bytes that lie together on a side at least, as far as its chunks reach: its fragment. */
+/** Bytes that lie together, on average. Of a side that was checked. */
 uint64_t cuda_ipc_side_fragment(const struct cuda_ipc_side *side, const uint64_t *bytes,
                                 uint32_t count);
 
-/** Largest power of two, up to 16, that divides every address and length of a side. */
-uint32_t cuda_ipc_side_alignment(const struct cuda_ipc_side *side, const uint64_t *bytes,
-                                 uint32_t count);
-
-/** The order of spans. */
+/** The order of spans, and how far it is. */
 struct cuda_ipc_walk {
     const uint64_t *bytes; /* of each chunk; borrowed */
     uint32_t count;
-    uint32_t planes; /* 0 = chunk after chunk, whole */
+    uint32_t planes; /* 0 = not known, as layers */
     uint32_t layers;
-    uint32_t group; /* layers that are done together */
-    uint64_t token_bytes; /* spans are cut between tokens; 0 or 1 = anywhere */
-    /* how far it is */
+    uint32_t group; /* layers that are done together; 0 = chunk after chunk, whole */
+    uint64_t token_bytes; /* 0 = not known */
     uint32_t layer;
     uint32_t plane;
     uint32_t chunk;
     uint32_t reserved;
-    uint64_t done; /* bytes of the range that is current */
+    uint64_t done; /* bytes of the current range */
 };
 
 /**
- * @param layout  of the paged side: `group` layers of all chunks after `group` layers of all
- *                chunks; NULL, or group 0: one chunk after the other
+ * @param layout  of the paged side; NULL when there is none
+ * @param group   layers that all chunks have before the next ones begin; 0 or without a layout:
+ *                one chunk after the other
  */
 void cuda_ipc_walk_init(struct cuda_ipc_walk *walk, const struct cuda_ipc_layout *layout,
                         uint32_t group, const uint64_t *bytes, uint32_t count);
@@ -131,6 +132,7 @@ bool cuda_ipc_walk_next(struct cuda_ipc_walk *walk, uint64_t limit, struct cuda_
 struct cuda_ipc_plan {
     const struct cuda_ipc_side *dst;
     const struct cuda_ipc_side *src;
+    const uint64_t *bytes;
     struct cuda_ipc_plan_hint {
         uint32_t chunk;
         uint32_t index; /* in sg */
@@ -138,8 +140,9 @@ struct cuda_ipc_plan {
     } hints[2];
 };
 
+/** @param bytes  of each chunk; everything is borrowed, both sides were checked */
 void cuda_ipc_plan_init(struct cuda_ipc_plan *plan, const struct cuda_ipc_side *dst,
-                        const struct cuda_ipc_side *src);
+                        const struct cuda_ipc_side *src, const uint64_t *bytes);
 
 /**
  * Turns a span into pieces, in order; neighbours on both sides become one. Skipped blocks give
