@@ -197,28 +197,34 @@ static int run_b(struct demo *self, uint32_t prompt)
     return r;
 }
 
+/* One prompt of an engine that has nothing of its own; none when it was not started. */
+static int run_one(struct demo *self, uint32_t prompt, const struct child *child, char name,
+                   const char *path, const char *whence)
+{
+    struct demo_ran ran;
+    int r;
+
+    if (child->pid == 0) {
+        return CLI_OK;
+    }
+    r = demo_engine_prompt(self, child, prompt, DEMO_USE, &ran);
+    if (r == CLI_OK) {
+        print_row(self, prompt, name, &ran);
+        check_warm(self, &ran, path, whence);
+    }
+    return r;
+}
+
 static int run_warm(struct demo *self)
 {
     for (uint32_t i = 0; i < self->prompts; i++) {
-        struct demo_ran ran;
-        int r = CLI_OK;
+        int r = run_one(self, i, &self->g, 'G', "cuda_ipc", "the GPU memory of A");
 
-        if (self->g.pid != 0) {
-            r = demo_engine_prompt(self, &self->g, i, DEMO_USE, &ran);
-            if (r == CLI_OK) {
-                print_row(self, i, 'G', &ran);
-                check_warm(self, &ran, "cuda_ipc", "the GPU memory of A");
-            }
-        }
         if (r == CLI_OK) {
             r = run_b(self, i);
         }
-        if (r == CLI_OK && self->c.pid != 0) {
-            r = demo_engine_prompt(self, &self->c, i, DEMO_USE, &ran);
-            if (r == CLI_OK) {
-                print_row(self, i, 'C', &ran);
-                check_warm(self, &ran, "tcp_remote", "the server");
-            }
+        if (r == CLI_OK) {
+            r = run_one(self, i, &self->c, 'C', "tcp_remote", "the server");
         }
         if (r != CLI_OK) {
             return r;
@@ -249,26 +255,32 @@ static int demo_verdict(struct demo *self)
     return self->differs ? CLI_NO : CLI_OK;
 }
 
-static int engines_start(struct demo *self)
+/* The one that loads out of the GPU memory of A. */
+static int engine_g_start(struct demo *self, const struct demo_ready *a)
 {
     struct demo_ready ready;
-    int r = demo_engine_new(self, &self->a, "", self->gpu, &ready);
 
-    if (r == CLI_OK && self->gpu != DEMO_GPU_NO && !ready.is_on_gpu) {
-        self->gpu = DEMO_GPU_NO;
-    }
+    (void)snprintf(self->gpu_peer, sizeof(self->gpu_peer), "%s", a->gpu_address);
+    printf("engines A and G: KV cache on %s, cuda_ipc at %s\n", self->gpu_name, self->gpu_peer);
+    return demo_engine_new(self, &self->g, self->peer, self->gpu, &ready);
+}
+
+static int engines_start(struct demo *self)
+{
+    struct demo_ready a;
+    struct demo_ready ready;
+    int r = demo_engine_new(self, &self->a, "", self->gpu, &a);
+
     if (r != CLI_OK) {
         return r;
     }
+    self->gpu = a.is_on_gpu ? self->gpu : DEMO_GPU_NO;
     if (demo_is_own_ini(self)) {
-        (void)snprintf(self->peer, sizeof(self->peer), "%s", ready.peer_address);
+        (void)snprintf(self->peer, sizeof(self->peer), "%s", a.peer_address);
         if (self->peer[0] == '\0') {
             printf("py_socket: not there (it needs libzmq), so the engines share by the server\n");
         } else {
             printf("engine A: py_socket at %s\n", self->peer);
-        }
-        if (self->gpu != DEMO_GPU_NO) {
-            printf("engines A and G: KV cache on %s\n", self->gpu_name);
         }
     }
     /* With a file of the user there is one other engine, and it is as A is. */
@@ -277,8 +289,8 @@ static int engines_start(struct demo *self)
     if (r == CLI_OK && self->peer[0] != '\0' && self->server.pid != 0) {
         r = demo_engine_new(self, &self->c, "", DEMO_GPU_NO, &ready);
     }
-    if (r == CLI_OK && self->peer[0] != '\0' && self->gpu != DEMO_GPU_NO) {
-        r = demo_engine_new(self, &self->g, self->peer, self->gpu, &ready);
+    if (r == CLI_OK && demo_is_own_ini(self) && self->gpu != DEMO_GPU_NO) {
+        r = engine_g_start(self, &a);
     }
     return r;
 }

@@ -49,6 +49,7 @@ struct demo_ready {
     int32_t exit_code;
     uint32_t is_on_gpu;
     char peer_address[DEMO_ADDRESS_ROOM]; /* of py_socket; "" = there is none */
+    char gpu_address[DEMO_ADDRESS_ROOM]; /* of cuda_ipc; "" = there is none */
 };
 
 #define DEMO_USE (1u << 0) /* look up and load chunks first */

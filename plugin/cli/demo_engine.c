@@ -450,6 +450,8 @@ static int engine_run(struct demo_engine *self)
         ready.is_on_gpu = self->gpu != NULL;
         engine_location_address(&self->engine, "py_socket", ready.peer_address,
                                 sizeof(ready.peer_address));
+        engine_location_address(&self->engine, "cuda_ipc", ready.gpu_address,
+                                sizeof(ready.gpu_address));
     }
     r = child_send(self->fd, DEMO_READY, &ready, sizeof(ready)) < 0 ? CLI_OS : ready.exit_code;
     if (r == CLI_OK) {

@@ -122,7 +122,7 @@ bool demo_is_own_ini(const struct demo *self)
 }
 
 /* What an engine on a GPU has before the other sections, so that it is asked first. */
-static void gpu_ini(const struct demo *self, char *out, size_t size)
+static void gpu_ini(const struct demo *self, const char *peer, char *out, size_t size)
 {
     int n = snprintf(out, size,
                      "[cuda_ipc]\n"
@@ -132,7 +132,10 @@ static void gpu_ini(const struct demo *self, char *out, size_t size)
                      self->gpu == DEMO_GPU_MUST ? "yes" : "auto", arena_bytes(self));
 
     if (self->driver != NULL) {
-        (void)snprintf(out + n, size - (size_t)n, "driver = %s\n", self->driver);
+        n += snprintf(out + n, size - (size_t)n, "driver = %s\n", self->driver);
+    }
+    if (peer[0] == '\0' && self->gpu_peer[0] != '\0') {
+        (void)snprintf(out + n, size - (size_t)n, "peers = %s\n", self->gpu_peer);
     }
 }
 
@@ -140,15 +143,15 @@ int demo_engine_new(const struct demo *self, struct child *child, const char *pe
                     struct demo_ready *ready_out)
 {
     struct demo_init init = {
-        .arena_bytes = arena_bytes(self), .gpu = gpu, .await_peer = gpu != 0 && peer[0] != '\0'};
-    char device[512] = "";
-    char ini[1536] = "";
+        .arena_bytes = arena_bytes(self), .gpu = gpu, .await_peer = self->gpu_peer[0] != '\0'};
+    char device[768] = "";
+    char ini[1792] = "";
 
     (void)snprintf(init.driver, sizeof(init.driver), "%s",
                    self->driver != NULL ? self->driver : "");
     if (demo_is_own_ini(self)) {
         if (gpu != DEMO_GPU_NO) {
-            gpu_ini(self, device, sizeof(device));
+            gpu_ini(self, peer, device, sizeof(device));
         }
         (void)snprintf(ini, sizeof(ini), "%s%s%s%s\n%s", core_ini, device, peer_ini, peer,
                        server_client_ini);

@@ -40,6 +40,7 @@ struct demo {
     struct child g; /* KV cache on a GPU, asks A for what is on that GPU */
     uint32_t gpu; /* DEMO_GPU_ of A; 0 = there is no GPU, or it is not wanted */
     char gpu_name[GPU_TEXT];
+    char gpu_peer[DEMO_ADDRESS_ROOM]; /* where cuda_ipc of A listens */
     char peer[DEMO_ADDRESS_ROOM]; /* where A can be asked, "" = it cannot */
     struct demo_prompt *prompt;
     struct demo_ran *reference; /* one per prompt: what A computed */
@@ -62,7 +63,8 @@ bool demo_is_own_ini(const struct demo *self);
 int demo_gpu_find(struct demo *self);
 
 /** Starts an engine process with that INI file. `peer`: in our own text, whom it asks before the
- * server, "" = nobody. `gpu`: DEMO_GPU_. */
+ * server, "" = nobody. `gpu`: DEMO_GPU_; an engine on a GPU also asks cuda_ipc of A, which tells of
+ * itself by py_socket where there is such a peer. */
 int demo_engine_new(const struct demo *self, struct child *child, const char *peer, uint32_t gpu,
                     struct demo_ready *ready_out);
 
