@@ -5,7 +5,7 @@
  *
  * Exports are entered in one list of the process, by which an import from ourselves is known: see
  * cuda_ipc_map.h. All functions may be called from any thread and block while the driver works;
- * they make the place's context current on the calling thread.
+ * the thread's current context is afterwards as it was.
  */
 #ifndef KVL_CUDA_IPC_EXPORT_H
 #define KVL_CUDA_IPC_EXPORT_H

@@ -9,8 +9,9 @@
  * as soon as nobody uses it, and the new one is opened. Unused mappings are kept for the next time
  * and go, least recently used first, when the cache is full. Those in use never go.
  *
- * Functions may be called from any thread. No lock is held while the driver works. In a child of
- * fork() the cache is inert: acquire gives -ECHILD, the rest does nothing.
+ * Functions may be called from any thread, whose current context stays as it was. No lock is held
+ * while the driver works. In a child of fork() the cache is inert: acquire gives -ECHILD, the rest
+ * does nothing.
  */
 #ifndef KVL_CUDA_IPC_MAP_H
 #define KVL_CUDA_IPC_MAP_H
@@ -97,20 +98,23 @@ struct cuda_ipc_segments {
     struct cuda_ipc_who who; /* the exporter */
     uint64_t segment_bytes; /* of each; a multiple of the device's granularity */
     uint32_t count; /* 1 .. CUDA_IPC_SEGMENTS_MAX */
-    const int *names; /* descriptors as the exporter numbers them; how they are found again */
+    uint32_t name_bytes; /* of each entry of `names` */
+    const uint8_t *names; /* what the exporter calls them; how they are found again */
 };
 
-/** Gives our own descriptors for `segments->names`; the callee closes them. 0 or -errno and err. */
-typedef int (*cuda_ipc_segments_fn)(void *ctx, const struct cuda_ipc_segments *segments,
-                                    int *fds_out, struct kvl_err *err);
+/**
+ * Gives a descriptor of ours for segment `index`, which the caller closes. @return 0 or a negative
+ * errno, and err.
+ */
+typedef int (*cuda_ipc_segment_fn)(void *ctx, uint32_t index, int *fd_out, struct kvl_err *err);
 
 /**
- * Maps segments. Shared and closed as those of acquire_bare. `fetch` is called on a miss only, with
- * no lock held.
+ * Maps segments. Shared and closed as those of acquire_bare. `fetch` is called on a miss only, once
+ * per segment in order, with no lock held.
  */
 int cuda_ipc_map_acquire_segments(struct cuda_ipc_map *map, const struct cuda_ipc_place *place,
                                   const struct cuda_ipc_segments *segments,
-                                  cuda_ipc_segments_fn fetch, void *ctx,
+                                  cuda_ipc_segment_fn fetch, void *ctx,
                                   struct cuda_ipc_ref *ref_out, struct kvl_err *err);
 
 /** Gives a use back. Copies from and to it have ended. An all-zero one is left alone. */

@@ -20,4 +20,27 @@ struct cuda_ipc_place {
     struct cuda_uuid uuid;
 };
 
+/** Room for the text of a UUID, with its terminator. */
+#define CUDA_IPC_UUID_TEXT 37u
+
+/**
+ * Makes the place's context current on this thread, which may be an engine's: what was current
+ * before comes back with leave, which is due after a 0 only. They nest.
+ * @return 0; codes of the driver, err filled.
+ */
+int cuda_ipc_place_enter(const struct cuda_ipc_place *place, struct kvl_err *err);
+void cuda_ipc_place_leave(const struct cuda_ipc_place *place);
+
+/**
+ * Says in `err` (may be NULL) which call of the driver failed while doing what, and why.
+ * @param what  begins the sentence: "cannot map memory of process 12"
+ * @param call  the driver's function
+ * @return the errno that goes with the code, never 0.
+ */
+int cuda_ipc_place_fail(const struct cuda_ipc_place *place, struct kvl_err *err, const char *what,
+                        const char *call, cuda_result code);
+
+/** 32 lowercase hex digits as 8-4-4-4-12, as torch and LMCache write it: no "GPU-" before it. */
+void cuda_ipc_place_uuid_text(const struct cuda_uuid *uuid, char *text_out);
+
 #endif /* KVL_CUDA_IPC_PLACE_H */

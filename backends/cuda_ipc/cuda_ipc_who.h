@@ -29,4 +29,10 @@ int cuda_ipc_who_equal(const struct cuda_ipc_who *a, const struct cuda_ipc_who *
  */
 int cuda_ipc_who_start_time(uint64_t pid, uint64_t *start_time_out);
 
+/**
+ * Changes in the child of a fork. What was made under another generation belongs to the parent:
+ * the child touches neither its locks nor the driver's objects. No system call.
+ */
+uint32_t cuda_ipc_who_generation(void);
+
 #endif /* KVL_CUDA_IPC_WHO_H */

@@ -28,7 +28,7 @@
  *   KVLANE_FAKE_CUDA_STUB      1: every call is CUDA_E_STUB_LIBRARY. Read at any time
  *   KVLANE_FAKE_CUDA_HIDE      names, separated by commas, that cuGetProcAddress does not find.
  *                              Read at any time
- *   KVLANE_FAKE_CUDA_FAIL      as fail() below
+ *   KVLANE_FAKE_CUDA_FAIL      as fail_calls() below
  *   KVLANE_FAKE_CUDA_MEMORY    bytes of each device, all processes together; default 4 GiB
  *   KVLANE_FAKE_CUDA_DELAY_US  least time from submission to execution; default 300
  *   KVLANE_FAKE_CUDA_PEERS     0: no device can reach another one's memory
@@ -74,7 +74,7 @@ struct fake_cuda_control {
      * third from now; several separated by commas. Replaces what was set; NULL or "" ends it.
      * @return 0; -EINVAL
      */
-    int (*fail)(const char *rules);
+    int (*fail_calls)(const char *rules);
 
     /** A stream starts nothing more until release(); what runs ends. NULL: all streams. */
     void (*hold)(cuda_stream stream);

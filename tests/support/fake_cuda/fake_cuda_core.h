@@ -149,7 +149,7 @@ extern const uint32_t fake_export_count;
 int fake_version(void);
 /** 1 when `name` stands in a list separated by commas. */
 int fake_listed(const char *list, const char *name);
-/** As fake_cuda_control.fail and .calls. */
+/** As fake_cuda_control.fail_calls and .calls. */
 int fake_fail_rules(const char *rules);
 uint64_t fake_calls(const char *name);
 

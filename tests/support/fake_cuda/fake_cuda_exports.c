@@ -203,6 +203,7 @@ static const struct {
     {CUDA_E_ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS",
      "an illegal memory access was encountered"},
     {CUDA_E_LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
+    {716, "CUDA_ERROR_MISALIGNED_ADDRESS", "misaligned address"},
     {CUDA_E_UNKNOWN, "CUDA_ERROR_UNKNOWN", "unknown error"},
 };
 
@@ -320,7 +321,7 @@ const struct fake_cuda_control *fake_cuda_control(void)
     static const struct fake_cuda_control control = {
         .calls = fake_calls,
         .live = export_live,
-        .fail = fake_fail_rules,
+        .fail_calls = fake_fail_rules,
         .hold = export_hold,
         .release = export_release,
         .pending = export_pending,
