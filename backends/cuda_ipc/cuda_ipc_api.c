@@ -86,6 +86,7 @@ static const struct cuda_ipc_call cuda_ipc_calls[] = {
     /* dlsym knows the first of these as .._v2; but every driver that has it can be asked */
     CALL_FULL(memcpy_batch_async_13000, "cuMemcpyBatchAsync", NULL, 13000, 1),
     CALL_FULL(memcpy_batch_async_12080, "cuMemcpyBatchAsync", NULL, 12080, 1),
+    OPTIONAL(thread_exchange_stream_capture_mode, "cuThreadExchangeStreamCaptureMode", 10010),
     OPTIONAL(mem_create, "cuMemCreate", 10020),
     OPTIONAL(mem_release, "cuMemRelease", 10020),
     OPTIONAL(mem_address_reserve, "cuMemAddressReserve", 10020),

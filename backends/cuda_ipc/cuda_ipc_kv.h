@@ -22,22 +22,18 @@ struct cuda_ipc_kv {
     struct cuda_ipc_device *device;
     cuda_ptr device_bases; /* the same bases as the device reads them */
     uint32_t alignment; /* power of two up to 16 that divides bases, strides and token_bytes */
-    uint32_t slot;
-    uint32_t generation;
     uint32_t users; /* under the lock of the table */
     uint64_t bases[]; /* planes * layers */
 };
 
 struct cuda_ipc_kvs {
     pthread_mutex_t lock;
-    pthread_cond_t idle; /* somebody let go */
     struct cuda_ipc_kv *all[CUDA_IPC_KV_MAX];
     uint32_t generations[CUDA_IPC_KV_MAX];
 };
 
-/** @return 0; -ENOMEM. */
-int cuda_ipc_kvs_init(struct cuda_ipc_kvs *kvs);
-/** Forgets all; nobody may hold one. Before cuda_ipc_devices_fini(). Takes a zeroed table. */
+void cuda_ipc_kvs_init(struct cuda_ipc_kvs *kvs);
+/** Forgets all; nobody may hold one. Before cuda_ipc_devices_fini(). */
 void cuda_ipc_kvs_fini(struct cuda_ipc_kvs *kvs);
 
 /**
