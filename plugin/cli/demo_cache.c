@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "gpu.h"
 #include "util.h"
 
 #define BLOCK_TOKENS 16u
@@ -116,19 +117,23 @@ static int cache_register(struct demo_cache *cache)
     return r;
 }
 
-int demo_cache_create(struct engine *engine, struct model *model, struct gpu *gpu,
+static int cache_make(struct engine *engine, struct model *model, bool on_gpu, const char *driver,
                       struct demo_cache **cache_out)
 {
     struct demo_cache *cache = calloc(1, sizeof(*cache));
-    int r;
+    char text[GPU_TEXT] = "no memory";
+    int r = cache == NULL ? -ENOMEM : 0;
 
-    if (cache == NULL) {
-        cli_error("demo: no memory");
-        return -ENOMEM;
+    if (r == 0 && on_gpu) {
+        r = gpu_create(driver, &cache->gpu, text);
+    }
+    if (r < 0) {
+        cli_error("demo: %s", text);
+        free(cache);
+        return r;
     }
     cache->engine = engine;
     cache->model = model;
-    cache->gpu = gpu;
     blocks_deal(cache);
     r = gpu_memory(cache);
     if (r == 0) {
@@ -140,6 +145,23 @@ int demo_cache_create(struct engine *engine, struct model *model, struct gpu *gp
     }
     *cache_out = cache;
     return 0;
+}
+
+int demo_cache_create(struct engine *engine, struct model *model, uint32_t where,
+                      const char *driver, struct demo_cache **cache_out)
+{
+    int r = cache_make(engine, model, where != DEMO_GPU_NO, driver, cache_out);
+
+    if (r < 0 && where == DEMO_GPU_TRY) {
+        cli_error("demo: the KV cache is in host memory, for what is told above");
+        r = cache_make(engine, model, false, driver, cache_out);
+    }
+    return r == 0 ? CLI_OK : r == -ENOMEM ? CLI_OS : CLI_PEER;
+}
+
+bool demo_cache_is_on_gpu(const struct demo_cache *cache)
+{
+    return cache->gpu != NULL;
 }
 
 void demo_cache_destroy(struct demo_cache *cache)
@@ -156,6 +178,7 @@ void demo_cache_destroy(struct demo_cache *cache)
         for (uint32_t i = 0; i < MODEL_LAYERS; i++) {
             gpu_free(cache->gpu, cache->layers[i]);
         }
+        gpu_destroy(cache->gpu);
     }
     free(cache);
 }

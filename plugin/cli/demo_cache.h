@@ -14,20 +14,23 @@
 
 #include "demo.h"
 #include "engine.h"
-#include "gpu.h"
 
 struct demo_cache;
 
 /**
  * Makes the memory and registers it. Starts the instance.
- * @param model, engine  borrowed, outlive the cache
- * @param gpu  borrowed, outlives it; NULL = in place
- * @return 0; -ENOTSUP nothing here serves such memory; the failure of the GPU or the plugin.
+ * @param engine  borrowed, as is the model; both outlive the cache
+ * @param where   DEMO_GPU_
+ * @param driver  library of the CUDA driver, "" = the system's
+ * @return an exit code.
  */
-int demo_cache_create(struct engine *engine, struct model *model, struct gpu *gpu,
-                      struct demo_cache **cache_out);
+int demo_cache_create(struct engine *engine, struct model *model, uint32_t where,
+                      const char *driver, struct demo_cache **cache_out);
 /** Takes NULL. Before the instance is closed. */
 void demo_cache_destroy(struct demo_cache *cache);
+
+/** False when it is in host memory. */
+bool demo_cache_is_on_gpu(const struct demo_cache *cache);
 
 /** Makes every cached value unusable, here and in the model. @return 0; -EIO. */
 int demo_cache_forget(struct demo_cache *cache);

@@ -31,7 +31,6 @@ struct demo_engine {
     struct cli_common common;
     int fd;
     struct model *model;
-    struct gpu *gpu; /* NULL = the KV cache is in host memory */
     struct demo_cache *cache;
     void *arena;
     int arena_fd; /* memfd behind it, so that engines beside us can read it */
@@ -300,33 +299,6 @@ static int engine_arena(struct demo_engine *self)
     return 0;
 }
 
-/* The KV cache: on a GPU where that was asked for and works, else in place. */
-static int engine_cache(struct demo_engine *self, const struct demo_init *init)
-{
-    char text[GPU_TEXT];
-    int r;
-
-    if (init->gpu != DEMO_GPU_NO) {
-        r = gpu_create(init->driver, &self->gpu, text);
-        if (r < 0) {
-            cli_error("demo: %s", text);
-        } else {
-            r = demo_cache_create(&self->engine, self->model, self->gpu, &self->cache);
-        }
-        if (r == 0) {
-            return CLI_OK;
-        }
-        gpu_destroy(self->gpu);
-        self->gpu = NULL;
-        if (init->gpu == DEMO_GPU_MUST) {
-            return CLI_PEER;
-        }
-        cli_error("demo: the KV cache is in host memory, for what is told above");
-    }
-    r = demo_cache_create(&self->engine, self->model, NULL, &self->cache);
-    return r == 0 ? CLI_OK : CLI_PEER;
-}
-
 static void take_peers(void *ctx, const char *name, uint64_t value)
 {
     if (strcmp(name, "cuda_ipc_peers") == 0) {
@@ -386,9 +358,10 @@ static int engine_begin(struct demo_engine *self)
         r = engine_start(&self->engine);
     }
     if (r == CLI_OK) {
-        r = engine_cache(self, &message.init);
+        r = demo_cache_create(&self->engine, self->model, message.init.gpu, message.init.driver,
+                              &self->cache);
     }
-    if (r == CLI_OK && self->gpu != NULL && message.init.await_peer != 0) {
+    if (r == CLI_OK && demo_cache_is_on_gpu(self->cache) && message.init.await_peer != 0) {
         await_peer(self);
     }
     return r;
@@ -447,7 +420,7 @@ static int engine_run(struct demo_engine *self)
     int r;
 
     if (ready.exit_code == CLI_OK) {
-        ready.is_on_gpu = self->gpu != NULL;
+        ready.is_on_gpu = demo_cache_is_on_gpu(self->cache);
         engine_location_address(&self->engine, "py_socket", ready.peer_address,
                                 sizeof(ready.peer_address));
         engine_location_address(&self->engine, "cuda_ipc", ready.gpu_address,
@@ -459,7 +432,6 @@ static int engine_run(struct demo_engine *self)
     }
     demo_cache_destroy(self->cache);
     closed = engine_close(&self->engine, DRAIN_MS);
-    gpu_destroy(self->gpu);
     model_destroy(self->model);
     if (self->arena != NULL && closed == CLI_OK) {
         (void)munmap(self->arena, self->arena_bytes);

@@ -48,45 +48,6 @@ struct replay_engine {
     struct replay_report report;
 };
 
-/* ---- the bytes of a block ---- */
-
-static void block_fill(uint8_t *to, uint64_t bytes, uint64_t id)
-{
-    uint64_t seed = util_mix(id);
-    uint64_t at = 0;
-
-    for (; at + 8 <= bytes; at += 8) {
-        uint64_t word = util_mix(seed + at);
-
-        memcpy(to + at, &word, 8);
-    }
-    if (at < bytes) {
-        uint64_t word = util_mix(seed + at);
-
-        memcpy(to + at, &word, bytes - at);
-    }
-}
-
-static bool block_right(const uint8_t *from, uint64_t bytes, uint64_t id)
-{
-    uint64_t seed = util_mix(id);
-    uint64_t at = 0;
-    uint64_t wrong = 0;
-
-    for (; at + 8 <= bytes; at += 8) {
-        uint64_t word;
-
-        memcpy(&word, from + at, 8);
-        wrong |= word ^ util_mix(seed + at);
-    }
-    if (at < bytes) {
-        uint64_t word = util_mix(seed + at);
-
-        wrong |= (uint64_t)(memcmp(from + at, &word, bytes - at) != 0);
-    }
-    return wrong == 0;
-}
-
 /* ---- one request ---- */
 
 static void failed_op(struct replay_engine *self, const char *what, int r)
@@ -170,7 +131,7 @@ static void check_loaded(struct replay_engine *self, uint64_t id, uint32_t at, u
 {
     struct replay_counts *counts = &self->report.counts;
 
-    if (!block_right(replay_window_at(self->memory, at), self->block_bytes, id)) {
+    if (!replay_window_is_right(self->memory, at, id)) {
         if (counts->wrong_blocks++ == 0) {
             cli_error("replay: block %" PRIu64 " came back with other bytes", id);
         }
@@ -257,7 +218,7 @@ static void window_save(struct replay_engine *self, const uint64_t *ids, uint32_
         self->chunks[first + i].bytes = self->block_bytes;
         self->chunks[first + i].flags = 0;
         if (self->block_bytes != 0) {
-            block_fill(replay_window_at(self->memory, i), self->block_bytes, ids[first + i]);
+            replay_window_fill(self->memory, i, ids[first + i]);
         }
     }
     if (self->block_bytes != 0) {

@@ -180,11 +180,6 @@ void replay_window_destroy(struct replay_window *window)
     free(window);
 }
 
-uint8_t *replay_window_at(struct replay_window *window, uint32_t i)
-{
-    return window->buffer + i * window->bytes;
-}
-
 void replay_window_name(struct replay_window *window, struct kvl_batch *batch)
 {
     if (window->gpu == NULL) {
@@ -228,4 +223,47 @@ int replay_window_pull(struct replay_window *window, uint32_t count)
         pages_copy(window, count, false);
     }
     return gpu_failed(window, r);
+}
+
+/* ---- the bytes of a block ---- */
+
+void replay_window_fill(struct replay_window *window, uint32_t i, uint64_t id)
+{
+    const uint64_t bytes = window->bytes;
+    uint8_t *to = window->buffer + i * bytes;
+    uint64_t seed = util_mix(id);
+    uint64_t at = 0;
+
+    for (; at + 8 <= bytes; at += 8) {
+        uint64_t word = util_mix(seed + at);
+
+        memcpy(to + at, &word, 8);
+    }
+    if (at < bytes) {
+        uint64_t word = util_mix(seed + at);
+
+        memcpy(to + at, &word, bytes - at);
+    }
+}
+
+bool replay_window_is_right(const struct replay_window *window, uint32_t i, uint64_t id)
+{
+    const uint64_t bytes = window->bytes;
+    const uint8_t *from = window->buffer + i * bytes;
+    uint64_t seed = util_mix(id);
+    uint64_t at = 0;
+    uint64_t wrong = 0;
+
+    for (; at + 8 <= bytes; at += 8) {
+        uint64_t word;
+
+        memcpy(&word, from + at, 8);
+        wrong |= word ^ util_mix(seed + at);
+    }
+    if (at < bytes) {
+        uint64_t word = util_mix(seed + at);
+
+        wrong |= (uint64_t)(memcmp(from + at, &word, bytes - at) != 0);
+    }
+    return wrong == 0;
 }

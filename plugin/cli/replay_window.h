@@ -26,8 +26,10 @@ int replay_window_create(struct engine *engine, uint64_t bytes, uint32_t count, 
 /** Takes NULL. Before the instance is closed. */
 void replay_window_destroy(struct replay_window *window);
 
-/** Where the bytes of block i are between pull and push. */
-uint8_t *replay_window_at(struct replay_window *window, uint32_t i);
+/** Makes block i the one of the trace with that id: its bytes follow from it. Before push. */
+void replay_window_fill(struct replay_window *window, uint32_t i, uint64_t id);
+/** After pull: is block i, byte by byte, the one with that id? */
+bool replay_window_is_right(const struct replay_window *window, uint32_t i, uint64_t id);
 
 /** Lets chunk i of the batch be block i. */
 void replay_window_name(struct replay_window *window, struct kvl_batch *batch);
