@@ -80,6 +80,7 @@ static int make_backends(struct kvl_instance *instance, struct kvl_plan *plan,
         .store = instance->store,
         .flights = instance->flights,
         .watcher = &instance->watcher,
+        .codecs = &instance->codecs,
     };
     struct kvl_err scratch = {.size = sizeof(scratch)};
     int first = 0;
@@ -124,11 +125,29 @@ static int make_backends(struct kvl_instance *instance, struct kvl_plan *plan,
     return plan->config.error_count > 0 ? -EINVAL : 0;
 }
 
+/* Those who are told of peers, or asked what they hold, by other backends: they run as long as the
+ * others do. Else what a peer offers while we start, or what they offer themselves, would miss. */
+static int runs_longer(const struct kvl_backend *backend)
+{
+    return (backend->caps & (KVL_CAP_CONNECT | KVL_CAP_HELD)) != 0;
+}
+
+static void stop_all(struct kvl_instance *instance)
+{
+    for (int longer = 0; longer < 2; longer++) {
+        for (uint32_t i = instance->route.count; i-- > 0;) {
+            struct kvl_backend *backend = instance->route.backends[i];
+
+            if (runs_longer(backend) == longer) {
+                kvl_backend_stop(backend);
+            }
+        }
+    }
+}
+
 static void free_instance(struct kvl_instance *instance)
 {
-    for (uint32_t i = instance->route.count; i-- > 0;) {
-        kvl_backend_stop(instance->route.backends[i]);
-    }
+    stop_all(instance);
     for (uint32_t i = instance->route.count; i-- > 0;) {
         kvl_backend_destroy(instance->route.backends[i]);
     }
@@ -140,6 +159,7 @@ static void free_instance(struct kvl_instance *instance)
     kvl_settings_fini(&instance->kvlane_settings);
     kvl_settings_fini(&instance->store_settings);
     kvl_settings_fini(&instance->registry_settings);
+    kvl_codecs_fini(&instance->codecs);
     free(instance->stats_socket);
     free(instance);
 }
@@ -200,6 +220,9 @@ static int build(const struct kvl_open_params *params, int create,
         .removed = watcher_removed,
         .locate = kvl_peer_locate,
         .push = kvl_peer_push,
+        .offers = kvl_peer_offers,
+        .offered = kvl_peer_offered,
+        .held = kvl_peer_held,
         .registry = watcher_registry,
     };
     instance->fork_generation = kvl_core_fork_generation();
@@ -361,15 +384,15 @@ static int start_tier(struct kvl_instance *instance, struct kvl_err *err)
     return 0;
 }
 
-static int start_all(struct kvl_instance *instance, struct kvl_err *err)
+static int start_backends(struct kvl_instance *instance, int longer, struct kvl_err *err)
 {
     struct kvl_err scratch = {.size = sizeof(scratch)};
-    int r;
 
     for (uint32_t i = 0; i < instance->route.count; i++) {
         struct kvl_backend *backend = instance->route.backends[i];
+        int r;
 
-        if (atomic_load(&backend->state) != KVL_BACKEND_CREATED) {
+        if (runs_longer(backend) != longer || atomic_load(&backend->state) != KVL_BACKEND_CREATED) {
             continue;
         }
         r = kvl_backend_start(backend, &scratch);
@@ -378,7 +401,16 @@ static int start_all(struct kvl_instance *instance, struct kvl_err *err)
             return kvl_err_set(err, r, scratch.os_errno, "%s", scratch.text);
         }
     }
-    r = start_tier(instance, err);
+    return 0;
+}
+
+static int start_all(struct kvl_instance *instance, struct kvl_err *err)
+{
+    struct kvl_err scratch = {.size = sizeof(scratch)};
+    int r = start_backends(instance, 1, err);
+
+    r = r == 0 ? start_backends(instance, 0, err) : r;
+    r = r == 0 ? start_tier(instance, err) : r;
     if (r < 0) {
         return r;
     }
@@ -468,9 +500,7 @@ int kvl_core_close(struct kvl_instance *instance, uint64_t deadline_ms)
     r = drain_all(instance, deadline_ms);
     kvl_flights_cut_all(instance->flights);
     /* All stop before one is freed: a backend that shows counters reads those of the others. */
-    for (uint32_t i = instance->route.count; i-- > 0;) {
-        kvl_backend_stop(instance->route.backends[i]);
-    }
+    stop_all(instance);
     for (uint32_t i = instance->route.count; i-- > 0;) {
         kvl_backend_destroy(instance->route.backends[i]);
     }

@@ -37,6 +37,7 @@ struct kvl_instance {
     struct kvl_watch *watch;
     struct kvl_tier *_Atomic tier; /* NULL = none */
     struct kvl_watcher watcher; /* how backends see us */
+    struct kvl_codecs codecs;
     /* What the file said last, to tell what a reload changes. */
     struct kvl_settings kvlane_settings;
     struct kvl_settings store_settings;

@@ -222,7 +222,7 @@ void kvl_drive_spread(struct kvl_instance *instance, struct kvl_op *op, enum kvl
 }
 
 /* Brings leased chunks into the engine's memory. @return how many of the items were dealt with: the
- * others wait until something under way has landed. */
+ * others wait for room. */
 static uint32_t bring(struct kvl_op *op, const uint32_t *items, uint32_t count)
 {
     struct kvl_backend *mover = op->place.mover;
@@ -238,7 +238,7 @@ static uint32_t bring(struct kvl_op *op, const uint32_t *items, uint32_t count)
         return count;
     }
     r = kvl_op_fly(op, mover, KVL_VERB_SCATTER, items, count);
-    if (r == -EAGAIN && kvl_op_pending(op) > 0) {
+    if (kvl_op_wants_room(op, mover, r)) {
         return 0;
     }
     for (uint32_t i = 0; r < 0 && i < count; i++) {
@@ -319,6 +319,7 @@ uint32_t kvl_drive_advance(struct kvl_instance *instance, struct kvl_op *op)
     uint32_t pending;
     uint32_t open;
 
+    kvl_op_look(op);
     if (op->kind == KVL_OP_SAVE && op->place.mover != NULL) {
         return kvl_save_device_advance(instance, op);
     }
@@ -339,7 +340,7 @@ uint32_t kvl_drive_advance(struct kvl_instance *instance, struct kvl_op *op)
         while (ask_round(instance, op, &round) > 0) {
         }
         pending = kvl_op_pending(op);
-    } while (pending == 0 && kvl_op_open_items(op, &open, 1) > 0);
+    } while (pending == 0 && !op->wants_room && kvl_op_open_items(op, &open, 1) > 0);
     free(round.open);
     return pending;
 }
@@ -353,7 +354,7 @@ int kvl_drive(struct kvl_instance *instance, struct kvl_op *op, uint64_t deadlin
         if (op->cut != 0) {
             return op->cut;
         }
-        if (kvl_drive_advance(instance, op) == 0) {
+        if (kvl_drive_advance(instance, op) == 0 && !op->wants_room) {
             return 0;
         }
         r = kvl_op_wait(op, until);

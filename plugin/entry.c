@@ -193,7 +193,8 @@ void kvl_entry_tell(struct kvl_store *store, uint32_t index, uint32_t kind)
         const struct kvl_entry *entry = kvl_entry_at(store, index);
         const struct kvl_key key = {.text = entry->key, .length = entry->key_length};
 
-        kvl_feed_add(&store->feed, &key, kind == KVL_KEY_ADMIT ? entry->bytes : 0, kind);
+        /* what is in the store is a key */
+        (void)kvl_feed_add(&store->feed, KVL_WHERE_HOST, &key, entry->bytes, kind);
     }
 }
 

@@ -41,12 +41,24 @@ int kvl_feed_open(struct kvl_feed *feed, const void *reader)
     return r;
 }
 
-void kvl_feed_add(struct kvl_feed *feed, const struct kvl_key *key, uint64_t bytes, uint32_t kind)
+int kvl_feed_add(struct kvl_feed *feed, uint32_t where, const struct kvl_key *key, uint64_t bytes,
+                 uint32_t kind)
 {
-    struct kvl_store_event event = {.bytes = bytes, .kind = kind};
+    struct kvl_store_event event = {
+        .bytes = kind == KVL_KEY_ADMIT ? bytes : 0,
+        .kind = kind,
+        .where = where,
+    };
+    int r = kvl_chunk_id_of(key, &event.id);
 
-    (void)kvl_chunk_id_of(key, &event.id); /* what is in the store is a key */
+    if (r < 0) {
+        return r;
+    }
     pthread_mutex_lock(&feed->lock);
+    if (feed->ring == NULL) {
+        pthread_mutex_unlock(&feed->lock);
+        return 0;
+    }
     if (feed->has_overflown || feed->count == KVL_FEED_ROOM) {
         feed->has_overflown = true;
         feed->count = 0;
@@ -59,6 +71,7 @@ void kvl_feed_add(struct kvl_feed *feed, const struct kvl_key *key, uint64_t byt
         pthread_cond_signal(&feed->changed);
     }
     pthread_mutex_unlock(&feed->lock);
+    return 0;
 }
 
 static bool has_something(const struct kvl_feed *feed)

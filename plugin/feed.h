@@ -34,8 +34,12 @@ void kvl_feed_fini(struct kvl_feed *feed);
 /** Makes `reader` the reader, the first time. @return 0; -EBUSY there is another; -ENOMEM. */
 int kvl_feed_open(struct kvl_feed *feed, const void *reader);
 
-/** Adds a change. Never blocks for long; only once there is a reader. */
-void kvl_feed_add(struct kvl_feed *feed, const struct kvl_key *key, uint64_t bytes, uint32_t kind);
+/**
+ * Adds a change at `where` (KVL_WHERE_). Never blocks for long; without a reader nothing is kept.
+ * @return 0; -EINVAL bad key.
+ */
+int kvl_feed_add(struct kvl_feed *feed, uint32_t where, const struct kvl_key *key, uint64_t bytes,
+                 uint32_t kind);
 
 /** As store_events of the host, for one that has opened it. */
 int kvl_feed_read(struct kvl_feed *feed, struct kvl_store_event *events_out, uint32_t room,

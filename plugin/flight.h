@@ -46,6 +46,7 @@ struct kvl_flights {
     pthread_cond_t idle; /* only quarantined flights are left */
     pthread_cond_t moved; /* something happened to some op; told when there are watchers */
     uint32_t watchers; /* threads that wait for `moved` */
+    uint64_t landings; /* flights that were completed */
     struct kvl_kv_table kvs; /* has a lock of its own, never taken together with ours */
     struct kvl_store *store; /* borrowed */
     struct kvl_hints *hints; /* borrowed */

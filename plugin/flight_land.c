@@ -57,13 +57,13 @@ static void land_gather(struct kvl_flights *flights, struct kvl_cargo *cargo, in
 
 /* What the end says about who holds the chunk; copies within this process say nothing. */
 static void land_hints(struct kvl_flights *flights, const struct kvl_flight *flight,
-                       const struct kvl_cargo *cargo)
+                       const struct kvl_cargo *cargo, int is_cut)
 {
     const uint32_t index = flight->backend->index;
     const int is_copy = flight->verb == KVL_VERB_GATHER || flight->verb == KVL_VERB_SCATTER;
 
-    if (cargo->status == 0 && is_copy) {
-        return;
+    if (cargo->status == 0 && (is_copy || (is_cut && flight->verb == KVL_VERB_WRITE_OUT))) {
+        return; /* or it was to forget what it was given: it is asked when somebody looks for it */
     }
     if (cargo->status == 0 && flight->verb != KVL_VERB_REMOVE) {
         kvl_hints_publish(flights->hints, cargo->hash, index);
@@ -86,8 +86,11 @@ static void land_cargo(struct kvl_flights *flights, struct kvl_flight *flight,
             land_read(flights, flight, cargo);
         } else if (flight->verb == KVL_VERB_GATHER) {
             land_gather(flights, cargo, is_cut);
+        } else if (cargo->has_view && flight->verb == KVL_VERB_WRITE) {
+            kvl_store_release(flights->store, cargo->view.lease); /* before the waiter is told */
+            cargo->has_view = 0;
         }
-        land_hints(flights, flight, cargo);
+        land_hints(flights, flight, cargo, is_cut);
     }
     kvl_store_trim(flights->store);
 }
@@ -154,7 +157,7 @@ static void report_item(struct kvl_flight *flight, struct kvl_cargo *cargo)
     op->idle += op->kind == KVL_OP_LOAD && item->status == -EINPROGRESS;
 }
 
-static void report(struct kvl_flights *flights, struct kvl_flight *flight)
+static void report(struct kvl_flight *flight)
 {
     struct kvl_op *op = flight->op;
 
@@ -167,7 +170,6 @@ static void report(struct kvl_flights *flights, struct kvl_flight *flight)
         report_item(flight, &flight->cargo[i]);
     }
     pthread_cond_signal(&op->changed);
-    kvl_flights_moved(flights);
 }
 
 static void refuse_completion(struct kvl_flights *flights, struct kvl_backend *backend,
@@ -209,11 +211,13 @@ void kvl_flights_complete(struct kvl_flights *flights, struct kvl_backend *backe
     }
 
     pthread_mutex_lock(&flights->lock);
-    report(flights, flight);
+    report(flight);
     if (flight->op == NULL) {
         atomic_fetch_add_explicit(&backend->late, 1, memory_order_relaxed);
     }
     kvl_flight_retire(flights, flight);
+    flights->landings++;
+    kvl_flights_moved(flights);
     pthread_mutex_unlock(&flights->lock);
     kvl_flight_free(flights, flight);
 }

@@ -191,6 +191,46 @@ static int host_chunk_id(const struct kvl_host *host, const struct kvl_key *key,
     return kvl_chunk_id_of(key, id_out);
 }
 
+static int host_offer(const struct kvl_host *host, const void *bytes, uint32_t length)
+{
+    return kvl_offer_box_put(&backend_of(host)->offer, bytes, length);
+}
+
+static void host_offers(const struct kvl_host *host, kvl_offer_fn fn, void *ctx)
+{
+    const struct kvl_watcher *watcher = backend_of(host)->watcher;
+
+    watcher->offers(watcher->ctx, fn, ctx);
+}
+
+static void host_offered(const struct kvl_host *host, const struct kvl_offer *offer)
+{
+    const struct kvl_watcher *watcher = backend_of(host)->watcher;
+
+    watcher->offered(watcher->ctx, offer);
+}
+
+static void host_held_event(const struct kvl_host *host, const struct kvl_key *key, uint64_t bytes,
+                            uint32_t kind)
+{
+    const struct kvl_backend *backend = backend_of(host);
+    int r = -EINVAL;
+
+    if ((backend->caps & KVL_CAP_HELD) != 0 && (kind == KVL_KEY_ADMIT || kind == KVL_KEY_EVICT)) {
+        r = kvl_store_tell(backend->store, backend->limits.where, key, bytes, kind);
+    }
+    if (r < 0) {
+        kvl_debug(&backend->log, "%s: told of a chunk that it cannot hold", backend->name);
+    }
+}
+
+static int host_held(const struct kvl_host *host, uint32_t where, kvl_key_fn fn, void *ctx)
+{
+    const struct kvl_watcher *watcher = backend_of(host)->watcher;
+
+    return watcher->held(watcher->ctx, where, fn, ctx);
+}
+
 static int host_store_events(const struct kvl_host *host, struct kvl_store_event *events_out,
                              uint32_t room, uint64_t deadline_ms)
 {
@@ -236,5 +276,10 @@ void kvl_host_init(struct kvl_backend *backend)
         .store_events_wake = host_store_events_wake,
         .progress = host_progress,
         .store_range = host_store_range,
+        .offer = host_offer,
+        .offers = host_offers,
+        .offered = host_offered,
+        .held_event = host_held_event,
+        .held = host_held,
     };
 }

@@ -53,6 +53,11 @@ int kvl_kv_check(const struct kvl_kv_cache *cache, const uint32_t *blocks, uint3
     if (count == 0 || bytes == 0) {
         return -EINVAL;
     }
+    for (uint32_t i = 0; !may_skip && i < count; i++) {
+        if (blocks[i] == KVL_BLOCK_SKIP) {
+            return -EINVAL;
+        }
+    }
     if (cache->bases == NULL) {
         return 0;
     }
@@ -63,7 +68,7 @@ int kvl_kv_check(const struct kvl_kv_cache *cache, const uint32_t *blocks, uint3
         return -EINVAL;
     }
     for (uint32_t i = 0; i < count; i++) {
-        if (blocks[i] >= cache->layout.block_count && (blocks[i] != KVL_BLOCK_SKIP || !may_skip)) {
+        if (blocks[i] >= cache->layout.block_count && blocks[i] != KVL_BLOCK_SKIP) {
             return -EINVAL;
         }
     }

@@ -71,7 +71,7 @@ int kvl_layers_wait(struct kvl_instance *instance, uint64_t handle, uint32_t lay
             break;
         }
         if (!op->waiting && !op->is_nudged) {
-            if (op->landed != op->seen || op->cancelled || kvl_now_ms() >= op->deadline_ms) {
+            if (kvl_op_is_due(op) || kvl_now_ms() >= op->deadline_ms) {
                 nudge(instance, op);
                 continue;
             }

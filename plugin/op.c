@@ -8,6 +8,7 @@
 
 #include "flight.h"
 #include "hash.h"
+#include "route.h"
 
 static int copies_memory(enum kvl_op_kind kind, const struct kvl_batch *batch,
                          const struct kvl_place *place)
@@ -261,15 +262,55 @@ uint32_t kvl_op_staged_items(struct kvl_op *op, enum kvl_item_stage stage, uint3
     return count;
 }
 
+int kvl_op_is_due(const struct kvl_op *op)
+{
+    return op->landed != op->seen || op->cancelled ||
+           (op->wants_room && op->flights->landings != op->landings);
+}
+
+void kvl_op_look(struct kvl_op *op)
+{
+    pthread_mutex_lock(&op->flights->lock);
+    op->wants_room = 0;
+    op->landings = op->flights->landings;
+    pthread_mutex_unlock(&op->flights->lock);
+}
+
+int kvl_op_wants_room(struct kvl_op *op, const struct kvl_backend *backend, int refusal)
+{
+    pthread_mutex_lock(&op->flights->lock);
+    /* With nothing of its under way, and nothing that landed since we asked, it never has room. */
+    op->wants_room = refusal == -EAGAIN &&
+                     (atomic_load(&((struct kvl_backend *)(uintptr_t)backend)->in_flight) > 0 ||
+                      op->flights->landings != op->landings);
+    pthread_mutex_unlock(&op->flights->lock);
+    return op->wants_room;
+}
+
+/* The lock is held. @return 0; ETIMEDOUT. */
+static int wait_once(struct kvl_op *op, uint64_t deadline_ms)
+{
+    struct kvl_flights *flights = op->flights;
+    int r;
+
+    if (!op->wants_room) {
+        return kvl_cond_wait(&op->changed, &flights->lock, deadline_ms);
+    }
+    flights->watchers++;
+    r = kvl_cond_wait(&flights->moved, &flights->lock, deadline_ms);
+    flights->watchers--;
+    return r;
+}
+
 int kvl_op_wait(struct kvl_op *op, uint64_t deadline_ms)
 {
     struct kvl_flights *flights = op->flights;
     int r = 0;
 
     pthread_mutex_lock(&flights->lock);
-    while (r == 0 && op->pending > 0 && op->landed == op->seen && !op->cancelled) {
-        if (kvl_cond_wait(&op->changed, &flights->lock, deadline_ms) == ETIMEDOUT) {
-            r = op->landed == op->seen ? -ETIMEDOUT : 0;
+    while (r == 0 && (op->pending > 0 || op->wants_room) && !kvl_op_is_due(op)) {
+        if (wait_once(op, deadline_ms) == ETIMEDOUT) {
+            r = kvl_op_is_due(op) ? 0 : -ETIMEDOUT;
             break;
         }
     }

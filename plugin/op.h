@@ -75,6 +75,8 @@ struct kvl_op {
     int cut; /* 0, or what ended it early */
     int waiting; /* a thread is in wait(), or made it */
     int is_nudged; /* a thread in wait_layers() moves it on, without waiting */
+    int wants_room; /* a backend had none: go on when any flight has landed since.. */
+    uint64_t landings; /* ..this many had */
     struct kvl_flight *first; /* list of its flights */
 
     uint32_t item_count;
@@ -149,13 +151,25 @@ uint32_t kvl_op_open_items(struct kvl_op *op, uint32_t *items_out, uint32_t room
 uint32_t kvl_op_staged_items(struct kvl_op *op, enum kvl_item_stage stage, uint32_t *items_out);
 
 /**
- * Waits until a flight of the op has landed since the last call.
+ * Waits until there is something to do: a flight of the op has landed since the last call, or any
+ * flight when the op wants room.
  * @return 0 one has, or nothing is pending; -ETIMEDOUT; -ECANCELED.
  */
 int kvl_op_wait(struct kvl_op *op, uint64_t deadline_ms);
 
 /** Flights that have not landed. */
 uint32_t kvl_op_pending(struct kvl_op *op);
+
+/** The driver is about to ask: from now on room is a matter of landings to come. */
+void kvl_op_look(struct kvl_op *op);
+
+/** True when there is something to do for the op's driver; the lock is held. */
+int kvl_op_is_due(const struct kvl_op *op);
+
+/**
+ * A backend refused with -EAGAIN. @return 1 there is somebody to wait for, and the op wants room; 0.
+ */
+int kvl_op_wants_room(struct kvl_op *op, const struct kvl_backend *backend, int refusal);
 
 /** Keeps a key for the answer of a list op; the lock of the flights is held. @return 0; -ENOMEM. */
 int kvl_op_list_key(struct kvl_op *op, const struct kvl_key *key);

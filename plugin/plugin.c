@@ -281,6 +281,14 @@ static int plugin_wait_layers(struct kvl_instance *instance, uint64_t op, uint32
     return r < 0 ? r : kvl_layers_wait(instance, op, layers, deadline_ms);
 }
 
+static int plugin_ipc(struct kvl_instance *instance, const char *section,
+                      const struct kvl_ipc_ops **ops_out)
+{
+    int r = ops_out != NULL ? enter(instance) : -EINVAL;
+
+    return r < 0 ? r : kvl_codecs_find(&instance->codecs, section, ops_out);
+}
+
 static const struct kvl_plugin plugin = {
     .magic = KVL_PLUGIN_MAGIC,
     .size = sizeof(struct kvl_plugin),
@@ -309,6 +317,7 @@ static const struct kvl_plugin plugin = {
     .register_kv = plugin_register_kv,
     .unregister_kv = plugin_unregister_kv,
     .wait_layers = plugin_wait_layers,
+    .ipc = plugin_ipc,
 };
 
 KVL_EXPORT const struct kvl_plugin *kvlane_plugin_v1(void)

@@ -60,10 +60,6 @@ void kvl_index_remove(struct kvl_index *index, uint32_t holder, const struct kvl
 /** 1 when a living holder has it. */
 int kvl_index_has(const struct kvl_index *index, const struct kvl_chunk_id *id);
 
-/** For each id any one of its living holders, or KVL_INDEX_NONE. */
-void kvl_index_any(const struct kvl_index *index, const struct kvl_chunk_id *ids, uint32_t count,
-                   uint32_t *holders_out);
-
 struct kvl_index_run {
     uint32_t holder;
     uint32_t length; /* leading ids that it has without a hole, at least 1 */

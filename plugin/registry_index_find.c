@@ -160,18 +160,6 @@ int kvl_index_has(const struct kvl_index *index, const struct kvl_chunk_id *id)
     return holder != KVL_INDEX_NONE;
 }
 
-void kvl_index_any(const struct kvl_index *index, const struct kvl_chunk_id *ids, uint32_t count,
-                   uint32_t *holders_out)
-{
-    struct index_stream stream;
-
-    kvl_index_stream_init(&stream, index, ids, sizeof(*ids), count, 0);
-    for (uint32_t i = 0; i < count; i++) {
-        look(index, index_stream_next(&stream, i), ids[i].bits, index_sign(&ids[i]), seen_any,
-             &holders_out[i]);
-    }
-}
-
 /* ---- all holders ---- */
 
 void kvl_index_list_init(struct index_list *list)

@@ -238,7 +238,18 @@ static int make_instance(const struct kvl_route_context *context, struct kvl_bac
     if (backend->limits.caps != 0) {
         backend->caps &= backend->limits.caps;
     }
+    if ((backend->caps & KVL_CAP_HELD) != 0 && backend->limits.where == KVL_WHERE_HOST) {
+        return kvl_err_set(err, -ELIBBAD, 0,
+                           "%s: keeps chunks itself but does not say in which location",
+                           backend->name);
+    }
     return 0;
+}
+
+/* A module that could not be loaded is all zero. */
+static const struct kvl_ipc_ops *codecs_of(const struct kvl_module *module)
+{
+    return (module->desc.caps & KVL_CAP_IPC) != 0 ? module->ops.ipc : NULL;
 }
 
 int kvl_backend_create(const struct kvl_route_context *context,
@@ -259,9 +270,13 @@ int kvl_backend_create(const struct kvl_route_context *context,
     backend->store = context->store;
     backend->flights = context->flights;
     backend->watcher = context->watcher;
+    kvl_offer_box_init(&backend->offer);
     kvl_host_init(backend);
     read_required(section, backend);
     r = kvl_module_init(&backend->module, context->module_path, word, err);
+    if (kvl_codecs_add(context->codecs, section->name, codecs_of(&backend->module)) < 0) {
+        r = kvl_err_set(err, -ENOMEM, 0, "%s: no memory", backend->name);
+    }
     if (r == 0) {
         r = read_settings(context, section, backend);
         if (r < 0) {
@@ -321,5 +336,6 @@ void kvl_backend_destroy(struct kvl_backend *backend)
     free(backend->old_settings);
     kvl_settings_fini(&backend->settings);
     kvl_module_fini(&backend->module);
+    kvl_offer_box_fini(&backend->offer);
     free(backend);
 }

@@ -11,10 +11,12 @@
 
 #include <stdatomic.h>
 
+#include "codecs.h"
 #include "config.h"
 #include "flight.h"
 #include "log.h"
 #include "module.h"
+#include "offer.h"
 #include "store.h"
 
 /** Most backends of one instance: the hints keep one bit for each. */
@@ -47,6 +49,9 @@ struct kvl_watcher {
                   kvl_locate_fn fn, void *fn_ctx);
     int (*push)(void *ctx, const char *peer_url, const struct kvl_key *keys, uint32_t count,
                 uint64_t deadline_ms, uint32_t *pushed_out);
+    void (*offers)(void *ctx, kvl_offer_fn fn, void *fn_ctx);
+    void (*offered)(void *ctx, const struct kvl_offer *offer);
+    int (*held)(void *ctx, uint32_t where, kvl_key_fn fn, void *fn_ctx);
     struct kvl_registry *(*registry)(void *ctx); /* made at the first call; NULL = no memory */
 };
 
@@ -64,6 +69,7 @@ struct kvl_backend {
     atomic_int keep; /* enum kvl_keep */
     uint64_t caps; /* that hold in this role */
     struct kvl_limits limits;
+    struct kvl_offer_box offer; /* to channels */
     void *self;
     atomic_int state; /* enum kvl_backend_state */
     atomic_uint_fast64_t in_flight; /* batches accepted and not completed */
@@ -92,6 +98,7 @@ struct kvl_route_context {
     struct kvl_store *store;
     struct kvl_flights *flights;
     const struct kvl_watcher *watcher;
+    struct kvl_codecs *codecs; /* grows by those of each section, whatever becomes of it */
 };
 
 /**

@@ -165,11 +165,11 @@ static uint32_t make_room(struct kvl_instance *instance, struct kvl_op *op, cons
     return i;
 }
 
-/* The mover refused: they wait for what is under way, or are lost. @return 1 they wait. */
+/* The mover refused: they wait for room there, or are lost. @return 1 they wait. */
 static int refused(struct kvl_instance *instance, struct kvl_op *op, const uint32_t *items,
                    uint32_t count, int status)
 {
-    const int waits = status == -EAGAIN && kvl_op_pending(op) > 0;
+    const int waits = kvl_op_wants_room(op, op->place.mover, status);
 
     for (uint32_t i = 0; i < count; i++) {
         struct kvl_op_item *item = &op->items[items[i]];
@@ -268,7 +268,8 @@ uint32_t kvl_save_device_advance(struct kvl_instance *instance, struct kvl_op *o
         pending = kvl_op_pending(op);
         (void)kept_items(op, items, &is_wanted);
         /* Something may have landed since we looked. */
-    } while (pending == 0 && (is_wanted || kvl_op_staged_items(op, KVL_ITEM_TAKE, items) > 0));
+    } while (pending == 0 && !op->wants_room &&
+             (is_wanted || kvl_op_staged_items(op, KVL_ITEM_TAKE, items) > 0));
     free(items);
     return pending;
 }

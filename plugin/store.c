@@ -454,6 +454,12 @@ int kvl_store_read_events(struct kvl_store *store, const void *reader,
     return kvl_feed_read(&store->feed, events_out, room, deadline_ms);
 }
 
+int kvl_store_tell(struct kvl_store *store, uint32_t where, const struct kvl_key *key,
+                   uint64_t bytes, uint32_t kind)
+{
+    return kvl_feed_add(&store->feed, where, key, bytes, kind);
+}
+
 void kvl_store_wake_reader(struct kvl_store *store, const void *reader)
 {
     kvl_feed_wake(&store->feed, reader);

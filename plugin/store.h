@@ -146,6 +146,13 @@ int kvl_store_list(struct kvl_store *store, kvl_key_fn fn, void *ctx);
 int kvl_store_read_events(struct kvl_store *store, const void *reader,
                           struct kvl_store_event *events_out, uint32_t room, uint64_t deadline_ms);
 
+/**
+ * Adds to these events one of a chunk that lies elsewhere (KVL_WHERE_) in this process.
+ * @return 0; -EINVAL bad key.
+ */
+int kvl_store_tell(struct kvl_store *store, uint32_t where, const struct kvl_key *key,
+                   uint64_t bytes, uint32_t kind);
+
 /** As store_events_wake. */
 void kvl_store_wake_reader(struct kvl_store *store, const void *reader);
 

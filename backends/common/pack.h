@@ -139,9 +139,10 @@ void kvl_pack_put_float(struct kvl_pack_out *out, double value);
 void kvl_pack_put_text(struct kvl_pack_out *out, const void *text, uint32_t length);
 void kvl_pack_put_bytes(struct kvl_pack_out *out, const void *bytes, uint32_t length);
 void kvl_pack_put_ext(struct kvl_pack_out *out, int8_t type, const void *bytes, uint32_t length);
-/** Heads of a text or binary, whose bytes follow by kvl_pack_put_raw() or are sent apart. */
+/** Heads of a text, binary, extension; the bytes follow by kvl_pack_put_raw() or are sent apart. */
 void kvl_pack_put_text_head(struct kvl_pack_out *out, uint32_t length);
 void kvl_pack_put_bytes_head(struct kvl_pack_out *out, uint32_t length);
+void kvl_pack_put_ext_head(struct kvl_pack_out *out, int8_t type, uint32_t length);
 /** Heads; the entries follow by further calls. */
 void kvl_pack_put_array(struct kvl_pack_out *out, uint32_t count);
 void kvl_pack_put_map(struct kvl_pack_out *out, uint32_t count);

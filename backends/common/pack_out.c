@@ -109,11 +109,16 @@ void kvl_pack_put_bytes(struct kvl_pack_out *out, const void *bytes, uint32_t le
     kvl_pack_put_raw(out, bytes, length);
 }
 
-void kvl_pack_put_ext(struct kvl_pack_out *out, int8_t type, const void *bytes, uint32_t length)
+void kvl_pack_put_ext_head(struct kvl_pack_out *out, int8_t type, uint32_t length)
 {
     msgpack_packer to = pack_to(out);
 
     msgpack_pack_ext(&to, length, type);
+}
+
+void kvl_pack_put_ext(struct kvl_pack_out *out, int8_t type, const void *bytes, uint32_t length)
+{
+    kvl_pack_put_ext_head(out, type, length);
     kvl_pack_put_raw(out, bytes, length);
 }
 

@@ -23,7 +23,7 @@ static void answer_bad(struct py_socket_link *link, struct kvl_pack_out *out, co
         kvl_warn(link->config.host->log, "py_socket: '%s' refused a message: %s", link->url,
                  reason);
     }
-    py_socket_put_init_response(out, reason, NULL);
+    py_socket_put_init_response(out, reason, NULL, NULL);
 }
 
 /* The name as it came, and as others may write it. @return 0; a reason. */
@@ -57,7 +57,7 @@ static void answer_refuse(struct py_socket_link *link, struct kvl_pack_out *out,
     py_socket_count(&link->config.counters->handshakes_in_refused);
     kvl_warn(link->config.host->log, "py_socket: handshake of '%s' refused: %s",
              link_quote(id, strlen(id), quote), why);
-    py_socket_put_init_response(out, why, NULL);
+    py_socket_put_init_response(out, why, NULL, NULL);
 }
 
 static void answer_init(struct py_socket_link *link, const struct py_socket_msg *msg,
@@ -69,6 +69,7 @@ static void answer_init(struct py_socket_link *link, const struct py_socket_msg 
     struct py_socket_hello hello = {.id = id, .url = url, .offer = &msg->offer};
     struct py_socket_offer offer = link->offer;
     struct py_socket_learned learned;
+    struct link_told told;
     const char *reason = answer_name(&msg->text, id, url);
     int r;
 
@@ -90,7 +91,9 @@ static void answer_init(struct py_socket_link *link, const struct py_socket_msg 
     }
     py_socket_peer_release(learned.peer);
     py_socket_count(&link->config.counters->handshakes_in);
-    py_socket_put_init_response(out, "ok", msg->offer.version == 0 ? NULL : &offer);
+    link_told_give(link, url, msg);
+    link_told_collect(link, &told);
+    py_socket_put_init_response(out, "ok", msg->offer.version == 0 ? NULL : &offer, &told.notes);
     explicit_bzero(offer.token, sizeof(offer.token));
 }
 

@@ -125,6 +125,7 @@ static int call_send(struct py_socket_link *link, struct link_call *call)
 {
     uint8_t bytes[LINK_ANSWER_ROOM];
     struct py_socket_offer offer = link->offer;
+    struct link_told told;
     uint32_t doublings = call->attempts < ATTEMPT_DOUBLINGS ? call->attempts : ATTEMPT_DOUBLINGS;
     struct kvl_pack_out out;
     int n;
@@ -132,7 +133,8 @@ static int call_send(struct py_socket_link *link, struct link_call *call)
     kvl_pack_out_init(&out, bytes, sizeof(bytes));
     if ((call->what & PY_SOCKET_CALL_INIT) != 0) {
         memcpy(offer.token, call->token, sizeof(offer.token));
-        py_socket_put_init_request(&out, call->self, &offer);
+        link_told_collect(link, &told);
+        py_socket_put_init_request(&out, call->self, &offer, &told.notes);
         explicit_bzero(offer.token, sizeof(offer.token));
     } else {
         py_socket_put_side(&out);
@@ -187,6 +189,7 @@ static int call_learn(struct py_socket_link *link, struct link_call *call,
     }
     py_socket_peer_release(call->peer);
     call->peer = learned.peer;
+    link_told_give(link, call->url, msg);
     return 0;
 }
 

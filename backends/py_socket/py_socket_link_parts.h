@@ -16,7 +16,7 @@
 
 #define LINK_CALLS_MAX 4096u /* begun and not ended */
 #define LINK_ACTIVE_MAX 128u /* of these with sockets; the others wait */
-#define LINK_ANSWER_ROOM 4096u
+#define LINK_ANSWER_ROOM 16384u /* of which notes are up to 9 KiB */
 #define LINK_QUOTE_ROOM 128u
 
 /* One handshake that we began. The driver's, but for what is said. */
@@ -112,6 +112,21 @@ void link_let_go(struct py_socket_link *link);
 int link_copy_url(const char *what, const char *url, char *url_out, struct kvl_err *err);
 /** Foreign text for logs: printable, and cut where it is long. @return `quote_out`. */
 const char *link_quote(const char *text, size_t length, char *quote_out);
+
+/* ---- py_socket_told.c ---- */
+
+/* What the own backends want told, copied. */
+struct link_told {
+    struct py_socket_notes notes;
+    uint32_t left_out; /* that did not fit */
+    char names[PY_SOCKET_NOTES_MAX][PY_SOCKET_NOTE_NAME];
+    uint8_t bytes[PY_SOCKET_NOTES_MAX][KVL_OFFER_MAX];
+};
+
+void link_told_collect(const struct py_socket_link *link, struct link_told *told);
+/** Gives the notes of a peer that has said hello to the backends they are for. */
+void link_told_give(const struct py_socket_link *link, const char *url,
+                    const struct py_socket_msg *msg);
 
 /* ---- py_socket_answer.c ---- */
 

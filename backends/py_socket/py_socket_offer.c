@@ -28,6 +28,7 @@ static const struct offer_field offer_fields[] = {
     {"size", OFFER_U64, FIELD(buffer_bytes), 0, 0}, {"align", OFFER_U64, FIELD(align_bytes), 0, 0},
 };
 #define OFFER_FIELDS (sizeof(offer_fields) / sizeof(offer_fields[0]))
+#define OFFER_NOTES "notes"
 
 static int offer_bad(const char **what_out, int code, const char *what)
 {
@@ -115,10 +116,27 @@ static int offer_check(const struct py_socket_offer *offer, uint32_t seen, const
     return 0;
 }
 
+static int offer_is(const char *name, uint32_t length, const char *wanted)
+{
+    return strlen(wanted) == length && memcmp(wanted, name, length) == 0;
+}
+
+/* The field of that name; OFFER_FIELDS for none. */
+static size_t offer_find(const char *name, uint32_t length)
+{
+    size_t f = 0;
+
+    while (f < OFFER_FIELDS && !offer_is(name, length, offer_fields[f].name)) {
+        f++;
+    }
+    return f;
+}
+
 int py_socket_offer_read(struct kvl_pack *in, struct py_socket_offer *offer_out,
-                         const char **what_out)
+                         struct py_socket_notes *notes_out, const char **what_out)
 {
     struct py_socket_offer offer = {0};
+    struct py_socket_notes notes = {.count = 0};
     uint32_t seen = 0;
     uint32_t pairs;
     int r;
@@ -132,16 +150,15 @@ int py_socket_offer_read(struct kvl_pack *in, struct py_socket_offer *offer_out,
     for (uint32_t i = 0; i < pairs; i++) {
         const char *name;
         uint32_t length;
-        size_t f = 0;
+        size_t f;
 
         if (kvl_pack_read_text(in, &name, &length) < 0) {
             return offer_bad(what_out, -EPROTO, "a key that is no string");
         }
-        while (f < OFFER_FIELDS && (strlen(offer_fields[f].name) != length ||
-                                    memcmp(offer_fields[f].name, name, length) != 0)) {
-            f++;
-        }
-        if (f == OFFER_FIELDS) {
+        f = offer_find(name, length);
+        if (offer_is(name, length, OFFER_NOTES)) {
+            r = py_socket_notes_read(in, &notes, what_out);
+        } else if (f == OFFER_FIELDS) {
             r = kvl_pack_skip(in, PY_SOCKET_DEPTH) < 0
                     ? offer_bad(what_out, -EPROTO, "an unknown value is bad")
                     : 0;
@@ -156,20 +173,29 @@ int py_socket_offer_read(struct kvl_pack *in, struct py_socket_offer *offer_out,
     r = offer_check(&offer, seen, what_out);
     if (r == 0) {
         *offer_out = offer;
+        *notes_out = notes;
     }
     return r;
 }
 
-void py_socket_offer_put(struct kvl_pack_out *out, const struct py_socket_offer *offer)
+static void offer_put_name(struct kvl_pack_out *out, const char *name)
 {
-    kvl_pack_put_map(out, OFFER_FIELDS);
+    kvl_pack_put_text(out, name, (uint32_t)strlen(name));
+}
+
+void py_socket_offer_put(struct kvl_pack_out *out, const struct py_socket_offer *offer,
+                         const struct py_socket_notes *notes)
+{
+    const int has_notes = notes != NULL && notes->count > 0;
+
+    kvl_pack_put_map(out, OFFER_FIELDS + (has_notes ? 1 : 0));
     for (size_t i = 0; i < OFFER_FIELDS; i++) {
         const struct offer_field *field = &offer_fields[i];
         const char *at = (const char *)offer + field->at;
         uint64_t wide;
         uint32_t small;
 
-        kvl_pack_put_text(out, field->name, (uint32_t)strlen(field->name));
+        offer_put_name(out, field->name);
         switch (field->kind) {
         case OFFER_U32:
             memcpy(&small, at, sizeof(small));
@@ -186,5 +212,9 @@ void py_socket_offer_put(struct kvl_pack_out *out, const struct py_socket_offer 
             kvl_pack_put_bytes(out, at, PY_SOCKET_TOKEN);
             break;
         }
+    }
+    if (has_notes) {
+        offer_put_name(out, OFFER_NOTES);
+        py_socket_notes_put(out, notes);
     }
 }

@@ -255,7 +255,7 @@ int py_socket_decode(const void *frame, size_t length, struct py_socket_msg *msg
         kvl_pack_peek(&slots[FIELD_KVL]) != KVL_PACK_NIL) {
         const char *what = "";
 
-        r = py_socket_offer_read(&slots[FIELD_KVL], &msg.offer, &what);
+        r = py_socket_offer_read(&slots[FIELD_KVL], &msg.offer, &msg.notes, &what);
         if (r < 0) {
             return wire_bad(reason_out, r, "kvl", what);
         }
@@ -305,7 +305,7 @@ static void wire_put_head(struct kvl_pack_out *out, enum py_socket_type type, ui
 }
 
 static void wire_put_init(struct kvl_pack_out *out, enum py_socket_type type, const char *text,
-                          const struct py_socket_offer *offer)
+                          const struct py_socket_offer *offer, const struct py_socket_notes *notes)
 {
     int has_offer = offer != NULL && offer->version != 0;
 
@@ -314,20 +314,22 @@ static void wire_put_init(struct kvl_pack_out *out, enum py_socket_type type, co
     wire_put_str(out, text);
     if (has_offer) {
         wire_put_name(out, FIELD_KVL);
-        py_socket_offer_put(out, offer);
+        py_socket_offer_put(out, offer, notes);
     }
 }
 
 void py_socket_put_init_request(struct kvl_pack_out *out, const char *peer_init_url,
-                                const struct py_socket_offer *offer)
+                                const struct py_socket_offer *offer,
+                                const struct py_socket_notes *notes)
 {
-    wire_put_init(out, PY_SOCKET_INIT_REQUEST, peer_init_url, offer);
+    wire_put_init(out, PY_SOCKET_INIT_REQUEST, peer_init_url, offer, notes);
 }
 
 void py_socket_put_init_response(struct kvl_pack_out *out, const char *status,
-                                 const struct py_socket_offer *offer)
+                                 const struct py_socket_offer *offer,
+                                 const struct py_socket_notes *notes)
 {
-    wire_put_init(out, PY_SOCKET_INIT_RESPONSE, status, offer);
+    wire_put_init(out, PY_SOCKET_INIT_RESPONSE, status, offer, notes);
 }
 
 void py_socket_put_side(struct kvl_pack_out *out)
@@ -337,7 +339,7 @@ void py_socket_put_side(struct kvl_pack_out *out)
 
 void py_socket_put_side_ret(struct kvl_pack_out *out, const char *peer_lookup_url)
 {
-    wire_put_init(out, PY_SOCKET_SIDE_RET, peer_lookup_url, NULL);
+    wire_put_init(out, PY_SOCKET_SIDE_RET, peer_lookup_url, NULL, NULL);
 }
 
 static void wire_put_numbers(struct kvl_pack_out *out, enum wire_field_id field,

@@ -14,6 +14,7 @@
 #include <kvlane/registry.h>
 
 #include "pack.h"
+#include "py_socket_notes.h"
 
 #define PY_SOCKET_VERSION 1u /* highest data plane spoken here */
 #define PY_SOCKET_MIN_VERSION 1u /* lowest */
@@ -80,6 +81,7 @@ struct py_socket_msg {
     struct py_socket_list offsets; /* numbers of tokens */
     int64_t number; /* num_hit_chunks, num_read_chunks, error_code */
     struct py_socket_offer offer; /* of the init messages; version 0 when there is none */
+    struct py_socket_notes notes; /* that came with it */
 };
 
 #define PY_SOCKET_REASON_ROOM 96u
@@ -99,11 +101,16 @@ uint64_t py_socket_list_number(struct py_socket_list *list);
 
 /* ---- writing; whether there was room: kvl_pack_out_failed() ---- */
 
-/** @param offer  NULL or version 0: as Python writes it */
+/**
+ * @param offer  NULL or version 0: as Python writes it
+ * @param notes  that go with an offer; NULL = none
+ */
 void py_socket_put_init_request(struct kvl_pack_out *out, const char *peer_init_url,
-                                const struct py_socket_offer *offer);
+                                const struct py_socket_offer *offer,
+                                const struct py_socket_notes *notes);
 void py_socket_put_init_response(struct kvl_pack_out *out, const char *status,
-                                 const struct py_socket_offer *offer);
+                                 const struct py_socket_offer *offer,
+                                 const struct py_socket_notes *notes);
 void py_socket_put_side(struct kvl_pack_out *out);
 void py_socket_put_side_ret(struct kvl_pack_out *out, const char *peer_lookup_url);
 

@@ -217,7 +217,12 @@ struct kvl_backend_ops {
      */
     int (*scatter)(void *self, const struct kvl_batch *batch, const void *const *from);
 
-    /* ---- since 1.2: peers ---- */
+    /*
+     * ---- since 1.2: peers ----
+     *
+     * Backends with KVL_CAP_CONNECT or KVL_CAP_HELD start before all others and stop after them:
+     * both calls come between start and stop only, and what start offers is told to every peer.
+     */
 
     /**
      * A peer offers something to backends of this name: see host->offer. Never blocks: it takes
@@ -226,7 +231,10 @@ struct kvl_backend_ops {
      */
     void (*connect)(void *self, const struct kvl_offer *offer);
 
-    /** See host->held. Goes with KVL_CAP_HELD. Never blocks on I/O. */
+    /**
+     * See host->held; `where` of the limits says which location that is, not KVL_WHERE_HOST. Goes
+     * with KVL_CAP_HELD. Never blocks on I/O.
+     */
     int (*held)(void *self, kvl_key_fn fn, void *ctx);
 
     /** Codecs; pure functions, valid as soon as the module is loaded. Goes with KVL_CAP_IPC. */

@@ -100,7 +100,7 @@ static inline struct kvl_ipc_int kvl_ipc_int_of(int64_t value)
 #define KVL_IPC_KEY_HAS_TOKENS (1u << 2) /* generations B and C */
 #define KVL_IPC_KEY_HAS_REQUEST (1u << 3) /* generations B and C; always set in C */
 
-/** IPCCacheEngineKey. Fields without their flag, or that the generation lacks, are not looked at. */
+/** IPCCacheEngineKey. A field without its flag, or that the generation lacks, is not looked at. */
 struct kvl_ipc_key {
     uint32_t generation; /* KVL_IPC_GENERATION_, not 0: says which fields there are */
     uint32_t flags; /* KVL_IPC_KEY_ */
@@ -108,8 +108,8 @@ struct kvl_ipc_key {
     struct kvl_ipc_int world_size;
     struct kvl_ipc_int worker_id;
     struct kvl_ipc_bytes chunk_hash;
-    /* Generations B and C. The tokens are a whole KVL_IPC_INTS frame: decode it to read them, encode
-     * one to set them. */
+    /* Generations B and C. The tokens are a whole KVL_IPC_INTS frame: decode it to read them,
+     * encode one to set them. */
     struct kvl_ipc_bytes token_ids;
     struct kvl_ipc_int start;
     struct kvl_ipc_int end;
@@ -286,8 +286,8 @@ struct kvl_ipc_ops {
                           size_t *length_out, struct kvl_err *err);
 
     /**
-     * The rules for a wrapper's values, which decode and encode check too: widths, handle bytes, and
-     * that the tensor lies in its storage. Encode wants more of form A: that it covers its storage.
+     * The rules for a wrapper's values, which decode and encode check too: widths, handle bytes,
+     * and that the tensor lies in its storage. Encode wants of form A that it covers it, too.
      * @return 0; -EBADMSG.
      */
     int (*wrapper_check)(const struct kvl_ipc_options *options,

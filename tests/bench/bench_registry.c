@@ -145,34 +145,6 @@ static void fill(struct bench *bench)
 
 /* ---- lookups ---- */
 
-static void run_any(uint64_t n, uint64_t count, uint64_t first, uint64_t size)
-{
-    struct kvl_chunk_id ids[BATCH];
-    uint32_t found[BATCH];
-    uint64_t seed = (uint64_t)(now_s() * 1e9);
-    int is_hit = first == 0;
-
-    for (uint64_t i = 0; i < n; i++) {
-        for (uint64_t k = 0; k < count; k++) {
-            ids[k] = id_of(first + rnd(&seed, size));
-        }
-        kvl_index_any(registry->index, ids, (uint32_t)count, found);
-        for (uint64_t k = 0; k < count; k++) {
-            failures += (found[k] != KVL_INDEX_NONE) != is_hit;
-        }
-    }
-}
-
-static void run_any_hits(void *ctx, uint64_t n)
-{
-    run_any(n, *(uint32_t *)ctx, 0, holders * keys);
-}
-
-static void run_any_misses(void *ctx, uint64_t n)
-{
-    run_any(n, *(uint32_t *)ctx, holders * keys, holders * keys);
-}
-
 static void run_has(void *ctx, uint64_t n)
 {
     uint64_t seed = (uint64_t)(now_s() * 1e9);
@@ -182,6 +154,18 @@ static void run_has(void *ctx, uint64_t n)
         struct kvl_chunk_id id = id_of(rnd(&seed, holders * keys));
 
         failures += kvl_registry_has(registry, &id) != 1;
+    }
+}
+
+static void run_has_miss(void *ctx, uint64_t n)
+{
+    uint64_t seed = (uint64_t)(now_s() * 1e9);
+
+    (void)ctx;
+    for (uint64_t i = 0; i < n; i++) {
+        struct kvl_chunk_id id = id_of(holders * keys + rnd(&seed, holders * keys));
+
+        failures += kvl_registry_has(registry, &id) != 0;
     }
 }
 
@@ -265,20 +249,15 @@ static void run_hot(void *ctx, uint64_t n)
 
 static void lookups(struct bench *bench)
 {
-    static uint32_t one = 1;
-    static uint32_t many = BATCH;
     struct kvl_index *crowd = make_crowd(hot);
     struct bench_case cases[] = {
         {.text = "find: 100 ids of one worker", .fn = run_prompt, .n = 3000},
         {.text = "find: 100 ids of nobody", .fn = run_prompt_miss, .n = 100000},
-        {.text = "has: 1 id", .fn = run_has, .n = 100000},
-        {.text = "index, any of 100 ids, hits", .fn = run_any_hits, .ctx = &many, .n = 3000},
-        {.text = "index, any of 100 ids, misses", .fn = run_any_misses, .ctx = &many, .n = 3000},
-        {.text = "index, any of 1 id, hit", .fn = run_any_hits, .ctx = &one, .n = 100000},
-        {.text = "index, any of 1 id, miss", .fn = run_any_misses, .ctx = &one, .n = 100000},
+        {.text = "has: 1 id, hit", .fn = run_has, .n = 100000},
+        {.text = "has: 1 id, miss", .fn = run_has_miss, .n = 100000},
         {.text = "index, runs of 100 ids that 10,000 have", .fn = run_hot, .ctx = crowd, .n = 500},
     };
-    enum { FIND, FIND_MISS, HAS, ANY, ANY_MISS, ANY_1, ANY_1_MISS, HOT, CASES };
+    enum { FIND, FIND_MISS, HAS, HAS_MISS, HOT, CASES };
 
     bench_run(bench, cases, CASES, FIND);
     bench_add(bench, "find_mkeys_s", BATCH / cases[FIND].ns * 1e3);
@@ -286,10 +265,7 @@ static void lookups(struct bench *bench)
     bench_add(bench, "find_prompt_ns", cases[FIND].ns);
     bench_add(bench, "find_miss_ns", cases[FIND_MISS].ns);
     bench_add(bench, "has_ns", cases[HAS].ns);
-    bench_add(bench, "any_ns_per_key", cases[ANY].ns / BATCH);
-    bench_add(bench, "any_miss_ns_per_key", cases[ANY_MISS].ns / BATCH);
-    bench_add(bench, "any_1_ns", cases[ANY_1].ns);
-    bench_add(bench, "any_1_miss_ns", cases[ANY_1_MISS].ns);
+    bench_add(bench, "has_miss_ns", cases[HAS_MISS].ns);
     bench_add(bench, "runs_hot_us", cases[HOT].ns / 1000);
     kvl_index_destroy(crowd);
 }
@@ -299,7 +275,7 @@ static void lookups(struct bench *bench)
 struct reader {
     pthread_t thread;
     uint64_t found;
-    double longest; /* seconds that one lookup of 100 ids took */
+    double longest; /* seconds that one round of 100 lookups took */
     uint64_t missing;
 };
 
@@ -310,7 +286,6 @@ static void *read_on(void *arg)
 {
     struct reader *reader = arg;
     struct kvl_chunk_id ids[BATCH];
-    uint32_t found[BATCH];
     uint64_t seed = (uintptr_t)arg;
     double last = now_s();
 
@@ -320,9 +295,8 @@ static void *read_on(void *arg)
         for (uint64_t k = 0; k < BATCH; k++) {
             ids[k] = id_of(rnd(&seed, holders / 2 * keys));
         }
-        kvl_index_any(registry->index, ids, BATCH, found);
         for (uint64_t k = 0; k < BATCH; k++) {
-            reader->missing += found[k] == KVL_INDEX_NONE;
+            reader->missing += kvl_registry_has(registry, &ids[k]) != 1;
         }
         now = now_s();
         if (now - last > reader->longest) {
@@ -477,7 +451,7 @@ static void compare(struct bench *bench)
     }
     printf("%-12s %4llu x %-8llu %12.2f %12.0f %12.0f %12.0f %12.3f\n\n", "kvlane",
            (unsigned long long)holders, (unsigned long long)keys, value_of(bench, "admit_mops_s"),
-           value_of(bench, "has_ns"), value_of(bench, "any_1_miss_ns"),
+           value_of(bench, "has_ns"), value_of(bench, "has_miss_ns"),
            value_of(bench, "find_prompt_ns"), value_of(bench, "deregister_1m_ms"));
     bench_add(bench, "find_vs_python",
               r < 0 ? -1 : peer.find_100_ns / value_of(bench, "find_prompt_ns"));

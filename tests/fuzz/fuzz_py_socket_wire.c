@@ -46,6 +46,32 @@ static void check_offer(const struct py_socket_offer *offer)
     }
 }
 
+static void check_notes(const struct py_socket_notes *notes)
+{
+    check(notes->count <= PY_SOCKET_NOTES_MAX);
+    for (uint32_t i = 0; i < notes->count; i++) {
+        const struct py_socket_note *note = &notes->notes[i];
+
+        check(note->backend.length > 0 && is_text(&note->backend, PY_SOCKET_NOTE_NAME));
+        check(note->length > 0 && note->length <= KVL_OFFER_MAX);
+    }
+}
+
+static int same_notes(const struct py_socket_notes *a, const struct py_socket_notes *b)
+{
+    int same = a->count == b->count;
+
+    for (uint32_t i = 0; same && i < a->count; i++) {
+        const struct py_socket_note *x = &a->notes[i];
+        const struct py_socket_note *y = &b->notes[i];
+
+        same = x->backend.length == y->backend.length && x->length == y->length &&
+               memcmp(x->backend.text, y->backend.text, x->backend.length) == 0 &&
+               memcmp(x->bytes, y->bytes, x->length) == 0;
+    }
+    return same;
+}
+
 /* A list as an array; the numbers are of the list at `numbers` when there is none of keys. */
 static struct kvl_text *walk_keys(struct py_socket_list list)
 {
@@ -80,10 +106,10 @@ static void put(struct kvl_pack_out *out, const struct py_socket_msg *msg, const
 {
     switch (msg->type) {
     case PY_SOCKET_INIT_REQUEST:
-        py_socket_put_init_request(out, text, &msg->offer);
+        py_socket_put_init_request(out, text, &msg->offer, &msg->notes);
         break;
     case PY_SOCKET_INIT_RESPONSE:
-        py_socket_put_init_response(out, text, &msg->offer);
+        py_socket_put_init_response(out, text, &msg->offer, &msg->notes);
         break;
     case PY_SOCKET_SIDE:
         py_socket_put_side(out);
@@ -129,6 +155,7 @@ static void check_again(const struct py_socket_msg *msg, const char *text, const
     check(again.keys.count == msg->keys.count);
     check(again.mem_indexes.count == msg->mem_indexes.count);
     check(memcmp(&again.offer, &msg->offer, sizeof(again.offer)) == 0);
+    check(same_notes(&again.notes, &msg->notes));
     free(out.at);
 }
 
@@ -152,7 +179,10 @@ static void fuzz_message(const struct py_socket_msg *msg)
     check(is_text(&msg->text, PY_SOCKET_TEXT_MAX) && is_text(&msg->lookup_id, PY_SOCKET_TEXT_MAX));
     if (msg->offer.version != 0) {
         check_offer(&msg->offer);
+    } else {
+        check(msg->notes.count == 0);
     }
+    check_notes(&msg->notes);
     /* a lookup whose lists do not go together is for its user to refuse */
     if (msg->keys.count == msg->mem_indexes.count &&
         (msg->type != PY_SOCKET_LOOKUP_PUT || msg->keys.count == msg->offsets.count)) {

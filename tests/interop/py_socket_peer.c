@@ -9,6 +9,7 @@
  *   known NAME            whether it is a peer   -> "known no|python|kvlane"
  *   get URL OWN KEY..     lookup at a peer       -> "get CODE HITS"
  *   put URL OWN KEY..                            -> "put CODE READ"
+ *   offered               what peers offered     -> "offered COUNT"
  *
  * "-" for BIND or LOOKUP_BIND: none. As a holder it has the keys that begin with "have".
  */
@@ -26,6 +27,7 @@
 #define KEYS_MAX 16u
 #define TIMEOUT_MS 10000
 
+static struct fake_host *fake;
 static struct py_socket_options options;
 static struct py_socket_counters counters;
 static struct py_socket_zmq *zmq;
@@ -150,6 +152,8 @@ static void do_line(char *line)
         do_known(rest);
     } else if (strcmp(line, "get") == 0 || strcmp(line, "put") == 0) {
         do_ask(line, rest);
+    } else if (strcmp(line, "offered") == 0) {
+        printf("offered %u\n", fake_host_offered(fake, NULL));
     } else {
         die("no such order");
     }
@@ -216,9 +220,11 @@ static void start(const struct kvl_host *host, char **argv)
 int main(int argc, char **argv)
 {
     struct kvl_err err = {.size = sizeof(err)};
-    struct fake_host *fake = fake_host_create(kvlane_backend_v1(), NULL);
-    const struct kvl_host *host = fake_host_table(fake);
+    const struct kvl_host *host;
 
+    fake = fake_host_create(kvlane_backend_v1(), NULL);
+    fake_host_set_offer(fake, "other", "for kvlane only", 15);
+    host = fake_host_table(fake);
     setvbuf(stdin, NULL, _IONBF, 0); /* poll is to see what is left of it */
     if (argc != 4) {
         die("usage: py_socket_peer BIND LOOKUP_BIND sync|async");

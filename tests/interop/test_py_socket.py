@@ -112,6 +112,8 @@ def vectors():
     read = {
         "init_request_kvlane": channel.PySocketInitRequest(peer_init_url=url),
         "init_response_kvlane": channel.PySocketInitResponse(status="ok"),
+        "init_request_notes": channel.PySocketInitRequest(peer_init_url=url),
+        "init_response_notes": channel.PySocketInitResponse(status="ok"),
     }
     for name, message in read.items():
         check(msgspec.msgpack.decode(load(name), type=channel.PySocketMsg) == message,
@@ -156,9 +158,11 @@ def handshakes(mode):
         await python_to_kvlane(kvlane, "127.0.0.1:%d" % free_port(), with_side=False)
         other = Kvlane(mode)
         await kvlane_to_python(other, python, url, "127.0.0.1:1")
+        other.expect("offered", "offered 0")
         other.stop()
 
     asyncio.run(run())
+    kvlane.expect("offered", "offered 0")
     kvlane.stop()
 
 

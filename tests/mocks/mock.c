@@ -60,17 +60,7 @@ struct mock {
     uint64_t cancelled; /* cookie of it that is not wanted any more */
 };
 
-const struct kvl_option mock_options[MOCK_OPTION_COUNT] = {
-    {.name = "preload", .type = KVL_OPTION_STRING, .value = "", .help = "keys on the shelf"},
-    {.name = "preload_bytes",
-     .type = KVL_OPTION_SIZE,
-     .value = "4096",
-     .min = 1,
-     .max = 1 << 30,
-     .help = "size of each of them"},
-    {.name = "shelf", .type = KVL_OPTION_STRING, .value = "", .help = "which shelf to use"},
-    {.name = "secret", .type = KVL_OPTION_SECRET, .value = "", .help = "must never be shown"},
-};
+const struct kvl_option mock_options[MOCK_OPTION_COUNT] = {MOCK_OPTIONS};
 
 static int mock_fail(struct kvl_err *err, int code, const char *text)
 {
@@ -345,6 +335,13 @@ static int mock_read_item(struct mock *mock, struct mock_job *job, uint32_t item
     return r;
 }
 
+static void mock_tell(const struct mock *mock, const struct kvl_chunk *chunk, uint32_t kind, int r)
+{
+    if (mock_fault.changed != NULL && r == 0) {
+        mock_fault.changed(mock->host, &chunk->key, chunk->bytes, kind);
+    }
+}
+
 static int mock_write_item(struct mock *mock, struct mock_job *job, uint32_t item)
 {
     uint64_t bytes = mock_sg_bytes(job, item);
@@ -362,6 +359,7 @@ static int mock_write_item(struct mock *mock, struct mock_job *job, uint32_t ite
     (void)pthread_mutex_lock(&mock_world.lock);
     r = mock_shelf_add(mock->shelf, &job->chunks[item], data);
     (void)pthread_mutex_unlock(&mock_world.lock);
+    mock_tell(mock, &job->chunks[item], KVL_KEY_ADMIT, r);
     return r;
 }
 
@@ -383,33 +381,65 @@ static int mock_item(struct mock *mock, struct mock_job *job, uint32_t item)
         r = *mock_shelf_slot(mock->shelf, key) != NULL ? 0 : -ENOENT;
     }
     (void)pthread_mutex_unlock(&mock_world.lock);
+    if (job->verb == MOCK_REMOVE) {
+        mock_tell(mock, &job->chunks[item], KVL_KEY_EVICT, r);
+    }
     return r;
 }
 
-static int mock_list_all(struct mock *mock, struct mock_job *job)
+struct mock_name {
+    char text[KVL_KEY_MAX + 1];
+    struct kvl_key key; /* points to `text` */
+    uint64_t bytes;
+};
+
+/* Copies, so that no lock is held while the host is called. NULL without memory. */
+static struct mock_name *mock_names(struct mock *mock, uint32_t *count_out)
 {
     struct mock_chunk *entry;
-    struct kvl_key *keys;
+    struct mock_name *names;
     uint32_t count = 0;
-    uint32_t i = 0;
-    int r;
 
     (void)pthread_mutex_lock(&mock_world.lock);
     for (entry = mock->shelf->chunks; entry != NULL; entry = entry->next) {
         count++;
     }
-    keys = calloc(count + 1, sizeof(*keys));
-    job->keys = calloc(count + 1, sizeof(*job->keys));
-    for (entry = mock->shelf->chunks; entry != NULL && keys != NULL && job->keys != NULL;
-         entry = entry->next) {
-        memcpy(job->keys[i], entry->key, sizeof(entry->key));
-        keys[i] = (struct kvl_key){.text = job->keys[i], .length = entry->chunk.key.length};
-        i++;
+    names = calloc(count + 1, sizeof(*names));
+    *count_out = 0;
+    for (entry = mock->shelf->chunks; entry != NULL && names != NULL; entry = entry->next) {
+        struct mock_name *name = &names[(*count_out)++];
+
+        memcpy(name->text, entry->key, sizeof(name->text));
+        name->key = (struct kvl_key){.text = name->text, .length = entry->chunk.key.length};
+        name->bytes = entry->chunk.bytes;
     }
     (void)pthread_mutex_unlock(&mock_world.lock);
+    return names;
+}
 
-    r = i == 0 ? 0 : mock->host->list_add(mock->host, job->cookie, keys, i);
-    free(keys);
+static int mock_list_all(struct mock *mock, struct mock_job *job)
+{
+    uint32_t count;
+    struct mock_name *names = mock_names(mock, &count);
+    int r = names != NULL ? 0 : -ENOMEM;
+
+    for (uint32_t i = 0; i < count && r == 0; i++) {
+        r = mock->host->list_add(mock->host, job->cookie, &names[i].key, 1);
+    }
+    free(names);
+    return r;
+}
+
+int mock_held(void *self, kvl_key_fn fn, void *ctx)
+{
+    uint32_t count;
+    struct mock_name *names = mock_names(self, &count);
+    int r = names != NULL ? 0 : -ENOMEM;
+
+    for (uint32_t i = 0; i < count && r == 0; i++) {
+        r = fn(ctx, &names[i].key, names[i].bytes);
+    }
+    free(names);
     return r;
 }
 

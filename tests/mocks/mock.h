@@ -22,8 +22,23 @@ struct mock_fault {
     int twice; /* each batch is completed two times */
     int flip; /* reads deliver bytes with one bit changed */
     uint64_t late_ms; /* reads complete that long after their deadline, bytes and all */
+    /* NULL, or told when a batch has changed the shelf: KVL_KEY_ADMIT, KVL_KEY_EVICT */
+    void (*changed)(const struct kvl_host *host, const struct kvl_key *key, uint64_t bytes,
+                    uint32_t kind);
 };
 extern const struct mock_fault mock_fault;
+
+/** FNV-1a. Header-only: tests compute what a mock must have been told. */
+static inline uint64_t mock_sum(const void *bytes, uint64_t length)
+{
+    uint64_t sum = 14695981039346656037ull;
+    uint64_t i;
+
+    for (i = 0; i < length; i++) {
+        sum = (sum ^ ((const uint8_t *)bytes)[i]) * 1099511628211ull;
+    }
+    return sum;
+}
 
 /** Byte number `at` of the preloaded chunk `key`. Header-only: tests compute what to expect. */
 static inline uint8_t mock_byte(const char *key, uint64_t at)
@@ -52,13 +67,28 @@ int mock_probe(void *self, uint64_t cookie, uint64_t deadline_ms);
 void mock_cancel(void *self, uint64_t cookie);
 void mock_get_health(void *self, struct kvl_health *health_out);
 void mock_get_stats(void *self, kvl_stat_fn fn, void *ctx);
+/** Calls `fn` for every chunk on the shelf, no lock held. @return 0; -ENOMEM; what `fn` returned. */
+int mock_held(void *self, kvl_key_fn fn, void *ctx);
 
 #define MOCK_CAPS                                                                                  \
     (KVL_CAP_READ | KVL_CAP_WRITE | KVL_CAP_LOOKUP | KVL_CAP_REMOVE | KVL_CAP_LIST | KVL_CAP_PROBE)
 
-/** Options of every mock, for `.options`. */
+/** Options of every mock, for `.options`; MOCK_OPTIONS is for mocks that have more. */
 #define MOCK_OPTION_COUNT 4u
 extern const struct kvl_option mock_options[MOCK_OPTION_COUNT];
+
+#define MOCK_OPTIONS                                                                               \
+    {.name = "preload", .type = KVL_OPTION_STRING, .value = "", .help = "keys on the shelf"},      \
+        {.name = "preload_bytes",                                                                  \
+         .type = KVL_OPTION_SIZE,                                                                  \
+         .value = "4096",                                                                          \
+         .min = 1,                                                                                 \
+         .max = 1 << 30,                                                                           \
+         .help = "size of each of them"},                                                          \
+        {.name = "shelf", .type = KVL_OPTION_STRING, .value = "", .help = "which shelf to use"},   \
+    {                                                                                              \
+        .name = "secret", .type = KVL_OPTION_SECRET, .value = "", .help = "must never be shown"    \
+    }
 
 /** The slots of a good table, for an initialiser. */
 #define MOCK_SLOTS                                                                                 \

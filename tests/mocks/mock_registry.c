@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A good one that needs the registry. It registers itself there as a worker when it is created; the
- * first one that runs announces in it what comes and goes in the own store.
+ * first one that runs announces in it what comes and goes in the own store, and elsewhere.
  */
 #include "mock.h"
 
@@ -62,19 +62,23 @@ static void *announcer_main(void *arg)
     struct announcer *announcer = arg;
     const struct kvl_host *host = announcer->host;
     const struct kvl_worker_name name = announcer_name(announcer);
-    const struct kvl_text location = {.text = "LocalCPUBackend", .length = 15};
+    const struct kvl_text locations[] = {
+        [KVL_WHERE_HOST] = {.text = "LocalCPUBackend", .length = 15},
+        [KVL_WHERE_GPU] = {.text = "LocalGPUBackend", .length = 15},
+    };
     struct kvl_store_event events[EVENTS];
-    struct kvl_key_op ops[EVENTS];
-    int64_t seq = 0;
+    struct kvl_key_op op;
+    int64_t seqs[2] = {0, 0};
     int n = 0;
 
     while (!atomic_load(&announcer->stopping) && n >= 0) {
         n = host->store_events(host, events, EVENTS, UINT64_MAX);
         for (int i = 0; i < n; i++) {
-            ops[i] = (struct kvl_key_op){.id = events[i].id, .seq = seq++, .kind = events[i].kind};
-        }
-        if (n > 0) {
-            host->registry_ops->apply(host->registry, &name, location, ops, (uint32_t)n, NULL);
+            const uint32_t where = events[i].where;
+
+            op = (struct kvl_key_op){
+                .id = events[i].id, .seq = seqs[where]++, .kind = events[i].kind};
+            host->registry_ops->apply(host->registry, &name, locations[where], &op, 1, NULL);
         }
         atomic_store(&announcer->is_reader, n >= 0);
     }

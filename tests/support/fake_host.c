@@ -74,6 +74,10 @@ struct fake_host {
     int events_lost;
     int events_woken;
     int events_code;
+    struct fake_offer offer; /* the own one; length 0 = none */
+    struct fake_offer offered; /* the last of a peer */
+    uint32_t offered_count;
+    struct fake_chunk *held; /* in memory of a GPU */
 };
 
 static struct fake_host *fake_of(const struct kvl_host *host)
@@ -328,7 +332,8 @@ static void fake_number_key(const char *text, size_t length, struct kvl_chunk_id
     }
 }
 
-static void fake_record(struct fake_host *fake, const struct fake_chunk *chunk, uint32_t kind)
+static void fake_record_at(struct fake_host *fake, const struct fake_chunk *chunk, uint32_t kind,
+                           uint32_t where)
 {
     struct kvl_store_event *event;
 
@@ -340,10 +345,15 @@ static void fake_record(struct fake_host *fake, const struct fake_chunk *chunk, 
         fake->events = realloc(fake->events, fake->event_room * sizeof(*fake->events));
     }
     event = &fake->events[fake->event_count++];
-    *event =
-        (struct kvl_store_event){.kind = kind, .bytes = kind == KVL_KEY_ADMIT ? chunk->length : 0};
+    *event = (struct kvl_store_event){
+        .kind = kind, .where = where, .bytes = kind == KVL_KEY_ADMIT ? chunk->length : 0};
     fake_number_key(chunk->key, chunk->key_length, &event->id);
     pthread_cond_broadcast(&fake->changed);
+}
+
+static void fake_record(struct fake_host *fake, const struct fake_chunk *chunk, uint32_t kind)
+{
+    fake_record_at(fake, chunk, kind, KVL_WHERE_HOST);
 }
 
 static struct fake_chunk **fake_find(struct fake_host *fake, const void *text, size_t length)
@@ -549,15 +559,15 @@ static int fake_store_remove(const struct kvl_host *host, const struct kvl_key *
     return r;
 }
 
-static int fake_store_list(const struct kvl_host *host, kvl_key_fn fn, void *ctx)
+static int fake_list(struct fake_host *fake, struct fake_chunk *const *list, kvl_key_fn fn,
+                     void *ctx)
 {
-    struct fake_host *fake = fake_of(host);
     struct fake_chunk *copies = NULL;
     struct fake_chunk *copy;
     int r = 0;
 
     pthread_mutex_lock(&fake->lock);
-    for (const struct fake_chunk *chunk = fake->chunks; chunk != NULL; chunk = chunk->next) {
+    for (const struct fake_chunk *chunk = *list; chunk != NULL; chunk = chunk->next) {
         copy = malloc(sizeof(*copy));
         *copy = *chunk;
         copy->next = copies;
@@ -573,6 +583,20 @@ static int fake_store_list(const struct kvl_host *host, kvl_key_fn fn, void *ctx
         free(copy);
     }
     return r;
+}
+
+static int fake_store_list(const struct kvl_host *host, kvl_key_fn fn, void *ctx)
+{
+    struct fake_host *fake = fake_of(host);
+
+    return fake_list(fake, &fake->chunks, fn, ctx);
+}
+
+static int fake_held(const struct kvl_host *host, uint32_t where, kvl_key_fn fn, void *ctx)
+{
+    struct fake_host *fake = fake_of(host);
+
+    return fake_list(fake, where == KVL_WHERE_HOST ? &fake->chunks : &fake->held, fn, ctx);
 }
 
 static uint64_t fake_store_max_bytes(const struct kvl_host *host)
@@ -697,6 +721,100 @@ void fake_host_set_events_code(struct fake_host *fake, int code)
     pthread_mutex_unlock(&fake->lock);
 }
 
+/* ---- offers, and chunks that a backend keeps ---- */
+
+static void fake_offers(const struct kvl_host *host, kvl_offer_fn fn, void *ctx)
+{
+    struct fake_host *fake = fake_of(host);
+    struct fake_offer own;
+    struct kvl_offer offer = {.size = sizeof(offer), .is_same_host = 1};
+
+    pthread_mutex_lock(&fake->lock);
+    own = fake->offer;
+    pthread_mutex_unlock(&fake->lock);
+    offer.backend = (struct kvl_text){.text = own.backend, .length = (uint32_t)strlen(own.backend)};
+    offer.bytes = own.bytes;
+    offer.length = own.length;
+    if (own.length > 0) {
+        fn(ctx, &offer);
+    }
+}
+
+static void fake_offered(const struct kvl_host *host, const struct kvl_offer *offer)
+{
+    struct fake_host *fake = fake_of(host);
+    struct fake_offer *last = &fake->offered;
+
+    pthread_mutex_lock(&fake->lock);
+    snprintf(last->backend, sizeof(last->backend), "%.*s", (int)offer->backend.length,
+             offer->backend.text);
+    snprintf(last->peer, sizeof(last->peer), "%.*s", (int)offer->peer.length, offer->peer.text);
+    memcpy(last->bytes, offer->bytes, offer->length);
+    last->length = offer->length;
+    last->is_same_host = offer->is_same_host;
+    fake->offered_count++;
+    pthread_cond_broadcast(&fake->changed);
+    pthread_mutex_unlock(&fake->lock);
+}
+
+void fake_host_set_offer(struct fake_host *fake, const char *backend, const void *bytes,
+                         uint32_t length)
+{
+    pthread_mutex_lock(&fake->lock);
+    snprintf(fake->offer.backend, sizeof(fake->offer.backend), "%s", backend);
+    memcpy(fake->offer.bytes, bytes, length);
+    fake->offer.length = length;
+    pthread_mutex_unlock(&fake->lock);
+}
+
+uint32_t fake_host_offered(struct fake_host *fake, struct fake_offer *last_out)
+{
+    uint32_t count;
+
+    pthread_mutex_lock(&fake->lock);
+    count = fake->offered_count;
+    if (last_out != NULL) {
+        *last_out = fake->offered;
+    }
+    pthread_mutex_unlock(&fake->lock);
+    return count;
+}
+
+void fake_host_hold(struct fake_host *fake, const char *key, uint64_t bytes)
+{
+    struct fake_chunk *chunk = calloc(1, sizeof(*chunk));
+
+    chunk->key_length = (uint32_t)strlen(key);
+    memcpy(chunk->key, key, chunk->key_length);
+    chunk->length = bytes;
+    pthread_mutex_lock(&fake->lock);
+    chunk->next = fake->held;
+    fake->held = chunk;
+    fake_record_at(fake, chunk, KVL_KEY_ADMIT, KVL_WHERE_GPU);
+    pthread_mutex_unlock(&fake->lock);
+}
+
+void fake_host_drop(struct fake_host *fake, const char *key)
+{
+    struct fake_chunk **at = &fake->held;
+    struct fake_chunk *chunk;
+
+    pthread_mutex_lock(&fake->lock);
+    while (*at != NULL &&
+           ((*at)->key_length != strlen(key) || memcmp((*at)->key, key, strlen(key)) != 0)) {
+        at = &(*at)->next;
+    }
+    chunk = *at;
+    if (chunk == NULL) {
+        fake_die("nothing to drop", key);
+    } else {
+        *at = chunk->next;
+        fake_record_at(fake, chunk, KVL_KEY_EVICT, KVL_WHERE_GPU);
+        free(chunk);
+    }
+    pthread_mutex_unlock(&fake->lock);
+}
+
 /* ---- life and views ---- */
 
 static void fake_fill_table(struct fake_host *fake)
@@ -730,6 +848,9 @@ static void fake_fill_table(struct fake_host *fake)
         .health = fake_health,
         .locate = fake_locate,
         .push = fake_push,
+        .offers = fake_offers,
+        .offered = fake_offered,
+        .held = fake_held,
     };
 }
 
@@ -772,6 +893,7 @@ void fake_host_destroy(struct fake_host *fake)
     fake_free_chunks(fake->chunks);
     fake_free_chunks(fake->slots);
     fake_free_chunks(fake->leased);
+    fake_free_chunks(fake->held);
     while (fake->done != NULL) {
         struct fake_done *next = fake->done->next;
 

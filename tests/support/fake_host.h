@@ -68,6 +68,24 @@ void fake_host_lose_events(struct fake_host *fake);
 /** What store_events answers from now on when it is not 0. */
 void fake_host_set_events_code(struct fake_host *fake, int code);
 
+struct fake_offer {
+    char backend[64];
+    char peer[256];
+    uint8_t bytes[KVL_OFFER_MAX];
+    uint32_t length;
+    uint32_t is_same_host;
+};
+
+/** What host->offers has from now on, on behalf of `backend`. */
+void fake_host_set_offer(struct fake_host *fake, const char *backend, const void *bytes,
+                         uint32_t length);
+/** @param last_out  what host->offered was given last. @return how often it was called. */
+uint32_t fake_host_offered(struct fake_host *fake, struct fake_offer *last_out);
+
+/** A chunk comes into memory of a GPU, and goes again; told by store_events, listed by held. */
+void fake_host_hold(struct fake_host *fake, const char *key, uint64_t bytes);
+void fake_host_drop(struct fake_host *fake, const char *key);
+
 /** Leases and handles that are out, threads not joined. All 0 after stop. */
 uint32_t fake_host_leaks(struct fake_host *fake);
 

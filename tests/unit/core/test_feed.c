@@ -188,6 +188,31 @@ static void test_overflow_is_told_once_and_then_it_goes_on(void **state)
     assert_int_equal(kvl_store_destroy(store), 0);
 }
 
+static void test_chunks_elsewhere_are_told_with_their_place(void **state)
+{
+    struct kvl_store *store = make(MIB, 0);
+    const struct kvl_key key = kvl_key_from_text("a");
+    const struct kvl_key none = {.text = "", .length = 0};
+    struct kvl_store_event events[8];
+
+    (void)state;
+    /* nobody listens: nothing is kept */
+    assert_int_equal(kvl_store_tell(store, KVL_WHERE_GPU, &key, 9, KVL_KEY_ADMIT), 0);
+    assert_int_equal(take(store, events, 8), 0);
+    put(store, "a", 100);
+    assert_int_equal(kvl_store_tell(store, KVL_WHERE_GPU, &none, 9, KVL_KEY_ADMIT), -EINVAL);
+    assert_int_equal(kvl_store_tell(store, KVL_WHERE_GPU, &key, 100, KVL_KEY_ADMIT), 0);
+    assert_int_equal(kvl_store_tell(store, KVL_WHERE_GPU, &key, 100, KVL_KEY_EVICT), 0);
+    assert_int_equal(take(store, events, 8), 3);
+    assert_event(&events[0], KVL_KEY_ADMIT, "a", 100);
+    assert_int_equal(events[0].where, KVL_WHERE_HOST);
+    assert_event(&events[1], KVL_KEY_ADMIT, "a", 100);
+    assert_int_equal(events[1].where, KVL_WHERE_GPU);
+    assert_event(&events[2], KVL_KEY_EVICT, "a", 0);
+    assert_int_equal(events[2].where, KVL_WHERE_GPU);
+    assert_int_equal(kvl_store_destroy(store), 0);
+}
+
 /* ---- waiting ---- */
 
 static uint64_t now_ms(void)
@@ -337,6 +362,7 @@ int main(void)
         cmocka_unit_test(test_what_is_aborted_or_stale_is_not_told),
         cmocka_unit_test(test_there_is_one_reader),
         cmocka_unit_test(test_overflow_is_told_once_and_then_it_goes_on),
+        cmocka_unit_test(test_chunks_elsewhere_are_told_with_their_place),
         cmocka_unit_test(test_waiting_ends),
         cmocka_unit_test(test_events_replay_to_the_store),
     };

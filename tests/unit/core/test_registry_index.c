@@ -78,12 +78,10 @@ static void test_empty(void **state)
     struct kvl_chunk_id id = {.bits = 7};
     struct kvl_index_run *runs;
     uint32_t *holders;
-    uint32_t holder = 5;
     uint32_t number;
 
     (void)state;
-    kvl_index_any(index, &id, 1, &holder);
-    assert_int_equal(holder, KVL_INDEX_NONE);
+    assert_int_equal(kvl_index_has(index, &id), 0);
     assert_int_equal(kvl_index_runs(index, &id, 1, accept_all, NULL, &runs), 0);
     assert_null(runs);
     assert_int_equal(kvl_index_runs(index, &id, 0, accept_all, NULL, &runs), 0);
@@ -237,7 +235,6 @@ static void model_retire(struct model *model)
 static void check_holders(const struct model *model, uint32_t id)
 {
     uint32_t *holders;
-    uint32_t any;
     int r = kvl_index_holders(model->index, &model->ids[id], &holders);
 
     assert_int_equal(r, model_count(model, id));
@@ -251,12 +248,6 @@ static void check_holders(const struct model *model, uint32_t id)
     }
     free(holders);
     assert_int_equal(kvl_index_has(model->index, &model->ids[id]), r > 0);
-    kvl_index_any(model->index, &model->ids[id], 1, &any);
-    if (r == 0) {
-        assert_int_equal(any, KVL_INDEX_NONE);
-    } else {
-        assert_true(model_find(model, any) >= 0 && model->has[model_find(model, any)][id]);
-    }
 }
 
 static int accept_even(void *ctx, uint32_t holder)
@@ -541,18 +532,12 @@ static void add_range(struct kvl_index *index, uint32_t holder, uint64_t from, u
 
 static uint32_t count_found(const struct kvl_index *index, uint64_t from, uint64_t to)
 {
-    struct kvl_chunk_id ids[100];
-    uint32_t holders[100];
     uint32_t found = 0;
 
-    for (uint64_t i = from; i < to; i += 100) {
-        for (uint64_t k = 0; k < 100; k++) {
-            ids[k] = nth(i + k);
-        }
-        kvl_index_any(index, ids, 100, holders);
-        for (uint64_t k = 0; k < 100; k++) {
-            found += holders[k] != KVL_INDEX_NONE;
-        }
+    for (uint64_t i = from; i < to; i++) {
+        struct kvl_chunk_id id = nth(i);
+
+        found += (uint32_t)kvl_index_has(index, &id);
     }
     return found;
 }

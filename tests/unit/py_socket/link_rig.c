@@ -66,7 +66,8 @@ void rig_link(struct rig *rig, const char *url, const char *lookup_url, int is_a
         .peer_lookup_url = lookup_url,
         .is_async = is_async,
     };
-    const struct py_socket_offer offer = {.tcp = "127.0.0.1:9"};
+    const struct py_socket_offer offer = {.tcp = "127.0.0.1:9",
+                                          .boot_id = "0a1b2c3d-0000-4000-8000-00112233aabb"};
     struct kvl_err err = {.size = sizeof(err)};
 
     if (py_socket_link_create(&config, &rig->link, &err) != 0 ||
@@ -275,7 +276,7 @@ void raw_hello(void *req, const char *name, uint64_t incarnation, struct py_sock
     uint8_t bytes[2048];
 
     kvl_pack_out_init(&out, bytes, sizeof(bytes));
-    py_socket_put_init_request(&out, name, &offer);
+    py_socket_put_init_request(&out, name, &offer, NULL);
     assert_false(kvl_pack_out_failed(&out));
     raw_ask(req, bytes, out.length, msg_out);
 }

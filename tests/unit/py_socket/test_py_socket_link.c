@@ -74,6 +74,91 @@ static void test_both_sides_know_each_other(void **state)
     assert_int_equal(initiator.ups, 1);
 }
 
+static void is_offered(const struct rig *rig, uint32_t count, const char *bytes, const char *peer)
+{
+    struct fake_offer last;
+
+    assert_int_equal(fake_host_offered(rig->fake, &last), count);
+    assert_string_equal(last.backend, "other");
+    assert_string_equal(last.peer, peer);
+    assert_int_equal(last.length, strlen(bytes));
+    assert_memory_equal(last.bytes, bytes, last.length);
+    assert_int_equal(last.is_same_host, 1);
+}
+
+static void test_backends_are_told_what_the_other_side_offers(void **state)
+{
+    const char *url = py_socket_link_url(target.link);
+    const char *own = py_socket_link_url(initiator.link);
+    struct py_socket_peer *lost;
+
+    (void)state;
+    fake_host_set_offer(initiator.fake, "other", "of the initiator", 16);
+    fake_host_set_offer(target.fake, "other", "of the target", 13);
+    assert_int_equal(rig_shake(&initiator, url, 5000), 0);
+    is_offered(&initiator, 1, "of the target", url);
+    is_offered(&target, 1, "of the initiator", own);
+    /* known peers are not told again, those that are greeted anew are */
+    fake_host_set_offer(target.fake, "other", "of the target, later", 20);
+    assert_int_equal(rig_shake(&initiator, url, 5000), 0);
+    assert_int_equal(fake_host_offered(initiator.fake, NULL), 1);
+    lost = py_socket_peers_find(py_socket_link_peers(initiator.link), url);
+    py_socket_link_forget(initiator.link, lost);
+    py_socket_peer_release(lost);
+    assert_int_equal(rig_shake(&initiator, url, 5000), 0);
+    is_offered(&initiator, 2, "of the target, later", url);
+    is_offered(&target, 2, "of the initiator", own);
+    /* who offers nothing any more says nothing */
+    fake_host_set_offer(initiator.fake, "other", "", 0);
+    assert_int_equal(rig_shake(&target, own, 5000), 0);
+    assert_int_equal(fake_host_offered(target.fake, NULL), 2);
+}
+
+/* What a peer without a boot id, or of another, offers is not of this machine. */
+static void test_offers_of_strangers(void **state)
+{
+    const struct py_socket_notes notes = {
+        .notes = {{.backend = {.text = "other", .length = 5}, .bytes = "here", .length = 4}},
+        .count = 1,
+    };
+    struct py_socket_offer offer = raw_offer(11);
+    struct py_socket_msg msg;
+    struct fake_offer last;
+    struct kvl_pack_out out;
+    uint8_t bytes[2048];
+    void *req = raw_socket(ZMQ_REQ);
+
+    (void)state;
+    fake_host_set_offer(target.fake, "other", "of the target", 13);
+    raw_connect(req, py_socket_link_url(target.link));
+    raw_hello(req, "127.0.0.1:5555", 0, &msg); /* Python's */
+    assert_int_equal(msg.notes.count, 0);
+    assert_int_equal(fake_host_offered(target.fake, NULL), 0);
+    kvl_pack_out_init(&out, bytes, sizeof(bytes));
+    py_socket_put_init_request(&out, "127.0.0.1:5555", &offer, &notes);
+    raw_ask(req, bytes, out.length, &msg);
+    assert_int_equal(msg.notes.count, 1);
+    assert_int_equal(fake_host_offered(target.fake, &last), 1);
+    assert_int_equal(last.is_same_host, 0);
+    /* of one that is refused nothing is passed on */
+    snprintf(offer.boot_id, sizeof(offer.boot_id), "ffffffff-0000-4000-8000-00112233aabb");
+    offer.min_version = PY_SOCKET_VERSION + 1;
+    offer.version = PY_SOCKET_VERSION + 1;
+    kvl_pack_out_init(&out, bytes, sizeof(bytes));
+    py_socket_put_init_request(&out, "127.0.0.1:5556", &offer, &notes);
+    raw_ask(req, bytes, out.length, &msg);
+    assert_false(raw_text_is(&msg.text, "ok"));
+    assert_int_equal(fake_host_offered(target.fake, NULL), 1);
+    offer.min_version = 1;
+    kvl_pack_out_init(&out, bytes, sizeof(bytes));
+    py_socket_put_init_request(&out, "127.0.0.1:5556", &offer, &notes);
+    raw_ask(req, bytes, out.length, &msg);
+    assert_int_equal(fake_host_offered(target.fake, &last), 2);
+    assert_int_equal(last.is_same_host, 0);
+    assert_string_equal(last.peer, "127.0.0.1:5556");
+    raw_close(req);
+}
+
 static void test_known_peer_is_cheap(void **state)
 {
     (void)state;
@@ -481,7 +566,7 @@ static void test_python_peer_is_answered_as_python_does(void **state)
     (void)state;
     raw_connect(req, py_socket_link_url(target.link));
     kvl_pack_out_init(&out, bytes, sizeof(bytes));
-    py_socket_put_init_request(&out, "127.0.0.1:5555", NULL);
+    py_socket_put_init_request(&out, "127.0.0.1:5555", NULL, NULL);
     raw_send(req, bytes, out.length);
     assert_int_equal(raw_recv(req, answer, sizeof(answer)), sizeof(wanted) - 1);
     assert_memory_equal(answer, wanted, sizeof(wanted) - 1);
@@ -687,7 +772,7 @@ static void test_refusal_ends_the_call(void **state)
         py_socket_link_poll(initiator.link);
     }
     kvl_pack_out_init(&out, bytes, sizeof(bytes));
-    py_socket_put_init_response(&out, "not today", NULL);
+    py_socket_put_init_response(&out, "not today", NULL, NULL);
     raw_send(rep, bytes, out.length);
     rig_wait(&initiator, &initiator.counters.handshakes_out_refused, 1);
     assert_int_equal(ended.status, -EPROTO);
@@ -803,7 +888,7 @@ static void test_slow_peer_is_waited_for(void **state)
     rig_wait(&initiator, &initiator.counters.handshakes_retried, 1);
     assert_true(rig_now() - begun >= 900);
     kvl_pack_out_init(&out, bytes, sizeof(bytes));
-    py_socket_put_init_response(&out, "ok", NULL);
+    py_socket_put_init_response(&out, "ok", NULL, NULL);
     while (ended.count == 0) {
         uint8_t name[64];
         uint8_t frame[1024];
@@ -914,6 +999,8 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_both_sides_know_each_other),
+        TEST(test_backends_are_told_what_the_other_side_offers),
+        TEST(test_offers_of_strangers),
         TEST(test_known_peer_is_cheap),
         TEST(test_both_keep_valid_tokens_when_one_forgets),
         TEST(test_token_of_an_answer_wins),

@@ -109,12 +109,12 @@ static void test_handshake_of_python(void **state)
     assert_int_equal(msg.type, PY_SOCKET_INIT_REQUEST);
     is_text(&msg.text, "127.0.0.1:5555");
     assert_int_equal(msg.offer.version, 0);
-    py_socket_put_init_request(&out, "127.0.0.1:5555", NULL);
+    py_socket_put_init_request(&out, "127.0.0.1:5555", NULL, NULL);
     is_golden();
     load("init_response");
     assert_int_equal(msg.type, PY_SOCKET_INIT_RESPONSE);
     is_text(&msg.text, "ok");
-    py_socket_put_init_response(&out, "ok", NULL);
+    py_socket_put_init_response(&out, "ok", NULL, NULL);
     is_golden();
 }
 
@@ -126,12 +126,47 @@ static void test_handshake_with_offer(void **state)
     load("init_request_kvlane");
     is_text(&msg.text, "127.0.0.1:5555");
     is_sample(&msg.offer);
-    py_socket_put_init_request(&out, "127.0.0.1:5555", &offer);
+    py_socket_put_init_request(&out, "127.0.0.1:5555", &offer, NULL);
     is_golden();
     load("init_response_kvlane");
     is_text(&msg.text, "ok");
     is_sample(&msg.offer);
-    py_socket_put_init_response(&out, "ok", &offer);
+    py_socket_put_init_response(&out, "ok", &offer, NULL);
+    is_golden();
+}
+
+static void test_handshake_with_notes(void **state)
+{
+    static uint8_t all[256];
+    const struct py_socket_offer offer = sample();
+    struct py_socket_notes notes;
+
+    (void)state;
+    for (unsigned i = 0; i < sizeof(all); i++) {
+        all[i] = (uint8_t)i;
+    }
+    load("init_response_notes");
+    is_sample(&msg.offer);
+    assert_int_equal(msg.notes.count, 2);
+    py_socket_put_init_response(&out, "ok", &offer, &msg.notes);
+    is_golden();
+    load("init_request_notes");
+    is_sample(&msg.offer);
+    assert_int_equal(msg.notes.count, 2);
+    is_text(&msg.notes.notes[0].backend, "cuda_ipc");
+    assert_int_equal(msg.notes.notes[0].length, 5);
+    assert_memory_equal(msg.notes.notes[0].bytes, "\x00\x01\xfe\xff ", 5);
+    is_text(&msg.notes.notes[1].backend, "mock_kept");
+    assert_int_equal(msg.notes.notes[1].length, sizeof(all));
+    assert_memory_equal(msg.notes.notes[1].bytes, all, sizeof(all));
+    notes = msg.notes;
+    py_socket_put_init_request(&out, "127.0.0.1:5555", &offer, &notes);
+    is_golden();
+    /* without any, the offer is as it was before there were notes */
+    load("init_request_kvlane");
+    assert_int_equal(msg.notes.count, 0);
+    notes.count = 0;
+    py_socket_put_init_request(&out, "127.0.0.1:5555", &offer, &notes);
     is_golden();
 }
 
@@ -329,8 +364,8 @@ static void test_nesting_is_limited(void **state)
 
 static void test_every_cut_is_refused(void **state)
 {
-    static const char *const names[] = {"init_request_kvlane", "init_response", "side",
-                                        "lookup_get",          "lookup_put",    "p2p_error"};
+    static const char *const names[] = {"init_request_notes", "init_response", "side",
+                                        "lookup_get",         "lookup_put",    "p2p_error"};
 
     (void)state;
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
@@ -351,7 +386,7 @@ static void test_every_cut_is_refused(void **state)
 static int decode_offer(const struct py_socket_offer *offer)
 {
     kvl_pack_out_init(&out, written, sizeof(written));
-    py_socket_put_init_request(&out, "a:1", offer);
+    py_socket_put_init_request(&out, "a:1", offer, NULL);
     return decode((const char *)written, out.length);
 }
 
@@ -440,6 +475,49 @@ static void test_offers_of_wrong_shape(void **state)
         -EPROTO);
 }
 
+/* An offer with `count` notes of a name and so many bytes. */
+static int decode_notes(uint32_t count, uint32_t name_length, uint32_t length)
+{
+    static const char name[PY_SOCKET_NOTE_NAME + 1] =
+        "0123456789012345678901234567890123456789012345678901234567890123";
+    static const uint8_t bytes[KVL_OFFER_MAX + 1];
+    static uint8_t frame[16384];
+    const struct py_socket_offer offer = sample();
+    struct kvl_pack_out list;
+    struct py_socket_notes one = {.count = 1};
+
+    one.notes[0] =
+        (struct py_socket_note){.backend = {.text = "a", .length = 1}, .bytes = "b", .length = 1};
+    kvl_pack_out_init(&list, frame, sizeof(frame));
+    py_socket_put_init_request(&list, "a:1", &offer, &one);
+    assert_memory_equal(frame + list.length - 7, "\x91\x92\xa1\x61\xc4\x01\x62", 7);
+    list.length -= 7; /* the list comes last: another in its place */
+    kvl_pack_put_array(&list, count);
+    for (uint32_t i = 0; i < count; i++) {
+        kvl_pack_put_array(&list, 2);
+        kvl_pack_put_text(&list, name, name_length);
+        kvl_pack_put_bytes(&list, bytes, length);
+    }
+    assert_false(kvl_pack_out_failed(&list));
+    return decode((const char *)frame, list.length);
+}
+
+static void test_notes_have_limits(void **state)
+{
+    (void)state;
+    assert_int_equal(decode_notes(PY_SOCKET_NOTES_MAX, PY_SOCKET_NOTE_NAME, KVL_OFFER_MAX), 0);
+    assert_int_equal(msg.notes.count, PY_SOCKET_NOTES_MAX);
+    assert_int_equal(decode_notes(PY_SOCKET_NOTES_MAX + 1, 1, 1), -EMSGSIZE);
+    assert_string_equal(reason, "kvl: too many notes");
+    assert_int_equal(decode_notes(1, PY_SOCKET_NOTE_NAME + 1, 1), -EMSGSIZE);
+    assert_int_equal(decode_notes(1, 1, KVL_OFFER_MAX + 1), -EMSGSIZE);
+    assert_string_equal(reason, "kvl: a note is too long");
+    assert_int_equal(decode_notes(1, 0, 1), -EPROTO);
+    assert_string_equal(reason, "kvl: a note without a name");
+    assert_int_equal(decode_notes(2, 1, 0), 0);
+    assert_int_equal(msg.notes.count, 0);
+}
+
 static void test_versions_of_the_future(void **state)
 {
     struct py_socket_offer offer = sample();
@@ -455,7 +533,7 @@ static void test_writing_says_how_much_room_it_needs(void **state)
     (void)state;
     load("init_request");
     kvl_pack_out_init(&out, written, golden_length - 1);
-    py_socket_put_init_request(&out, "127.0.0.1:5555", NULL);
+    py_socket_put_init_request(&out, "127.0.0.1:5555", NULL, NULL);
     assert_true(kvl_pack_out_failed(&out));
     assert_int_equal(out.length, golden_length);
 }
@@ -473,6 +551,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_handshake_of_python),
         cmocka_unit_test(test_handshake_with_offer),
+        cmocka_unit_test(test_handshake_with_notes),
         cmocka_unit_test(test_side_messages),
         cmocka_unit_test(test_lookup_messages),
         cmocka_unit_test(test_lookup_answers),
@@ -484,6 +563,7 @@ int main(void)
         cmocka_unit_test(test_offers_out_of_range),
         cmocka_unit_test(test_offers_that_lack_something),
         cmocka_unit_test(test_offers_of_wrong_shape),
+        cmocka_unit_test(test_notes_have_limits),
         cmocka_unit_test(test_versions_of_the_future),
         cmocka_unit_test(test_writing_says_how_much_room_it_needs),
         cmocka_unit_test(test_names),

@@ -11,7 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -227,6 +229,72 @@ void rig_await(struct rig_node *node, const char *key, int status)
     }
 }
 
+/* ---- a folder of modules ---- */
+
+#define MODULES 8u
+
+static struct {
+    char path[64];
+    char files[MODULES][512];
+    uint32_t count;
+    const char *before;
+} folder;
+
+static void copy_module(const char *from, const char *to)
+{
+    int in = open(from, O_RDONLY | O_CLOEXEC);
+    int out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0755);
+    struct stat st;
+
+    if (in < 0 || out < 0 || fstat(in, &st) < 0) {
+        rig_die(from, strerror(errno));
+    }
+    for (off_t left = st.st_size; left > 0;) {
+        ssize_t n = sendfile(out, in, NULL, (size_t)left);
+
+        if (n <= 0) {
+            rig_die(to, strerror(errno));
+        }
+        left -= n;
+    }
+    close(in);
+    close(out);
+}
+
+void rig_gather(const char *const *words)
+{
+    char path[] = "/tmp/kvl-rig-XXXXXX";
+
+    if (mkdtemp(path) == NULL) {
+        rig_die("folder", strerror(errno));
+    }
+    memcpy(folder.path, path, sizeof(path));
+    folder.before = getenv("KVL_MOCKS");
+    folder.count = 0;
+    for (; *words != NULL && folder.count < MODULES; words++) {
+        char from[512];
+        char to[sizeof(folder.files[0])];
+
+        snprintf(from, sizeof(from), "%s/kvl-%s.so", folder.before, *words);
+        if (access(from, R_OK) < 0) {
+            snprintf(from, sizeof(from), "%s/kvl-%s.so", getenv("KVL_MOCK_FOLDER"), *words);
+        }
+        snprintf(to, sizeof(to), "%s/kvl-%s.so", path, *words);
+        memcpy(folder.files[folder.count], to, sizeof(to));
+        copy_module(from, folder.files[folder.count++]);
+    }
+    setenv("KVL_MOCKS", path, 1);
+}
+
+void rig_scatter(void)
+{
+    setenv("KVL_MOCKS", folder.before, 1);
+    while (folder.count > 0) {
+        (void)unlink(folder.files[--folder.count]);
+    }
+    (void)rmdir(folder.path);
+}
+
 /* ---- children ---- */
 
 void rig_be_child(int argc, char **argv)
@@ -243,10 +311,15 @@ void rig_be_child(int argc, char **argv)
     node_open(&node, argv[2]);
     printf("%s\n", node.url);
     (void)fflush(stdout);
-    while (fgets(line, sizeof(line), stdin) != NULL &&
-           sscanf(line, "%511s %zu", key, &length) == 2) {
-        rig_save(&node, key, length);
-        printf("ok\n");
+    while (fgets(line, sizeof(line), stdin) != NULL) {
+        if (sscanf(line, "stat %511s", key) == 1) {
+            printf("%llu\n", (unsigned long long)engine_stat(&node.engine, key));
+        } else if (sscanf(line, "save %511s %zu", key, &length) == 2) {
+            rig_save(&node, key, length);
+            printf("ok\n");
+        } else {
+            rig_die("child", line);
+        }
         (void)fflush(stdout);
     }
     rig_close(&node);
@@ -305,10 +378,21 @@ void rig_child_save(struct rig_child *child, const char *key, size_t length)
 {
     char line[LINE];
 
-    if (dprintf(child->to, "%s %zu\n", key, length) < 0) {
+    if (dprintf(child->to, "save %s %zu\n", key, length) < 0) {
         rig_die("child", strerror(errno));
     }
     child_line(child, line);
+}
+
+uint64_t rig_child_stat(struct rig_child *child, const char *name)
+{
+    char line[LINE];
+
+    if (dprintf(child->to, "stat %s\n", name) < 0) {
+        rig_die("child", strerror(errno));
+    }
+    child_line(child, line);
+    return strtoull(line, NULL, 10);
 }
 
 void rig_signal(struct rig_child *child, int number)

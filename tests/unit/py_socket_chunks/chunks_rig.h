@@ -49,6 +49,13 @@ int rig_lookup(struct rig_node *node, const char *key, uint64_t within_ms, uint6
 /** Looks until the lookup says that, for 20 s. */
 void rig_await(struct rig_node *node, const char *key, int status);
 
+/**
+ * Backends and mocks lie in different folders, and an engine looks into one: makes one with the
+ * backends that are named, NULL ends, where engines look until rig_scatter.
+ */
+void rig_gather(const char *const *words);
+void rig_scatter(void);
+
 /* ---- engines in processes of their own ---- */
 
 struct rig_child {
@@ -62,6 +69,8 @@ struct rig_child {
 void rig_be_child(int argc, char **argv);
 void rig_spawn(struct rig_child *child, const char *ini, ...) KVL_PRINTF(2, 3);
 void rig_child_save(struct rig_child *child, const char *key, size_t length);
+/** Value of a counter there. */
+uint64_t rig_child_stat(struct rig_child *child, const char *name);
 /** Ends it in order; after rig_signal(SIGKILL) only clears up. */
 void rig_reap(struct rig_child *child);
 /** After SIGSTOP it has stopped. */

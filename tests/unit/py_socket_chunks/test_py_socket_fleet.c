@@ -8,14 +8,10 @@
 #include <cmocka.h>
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/sendfile.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "chunks_rig.h"
 
@@ -24,60 +20,20 @@
 
 /* ---- with a controller that follows a script ---- */
 
-/* Backends and mocks lie in different folders, and an engine looks into one. */
-struct folder {
-    char path[64];
-    const char *before;
-};
-
-static void copy_module(const char *from, const char *folder)
-{
-    const char *name = strrchr(from, '/');
-    char to[512];
-    struct stat st;
-    int in = open(from, O_RDONLY | O_CLOEXEC);
-    int out;
-
-    snprintf(to, sizeof(to), "%s%s", folder, name);
-    out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0755);
-    assert_true(in >= 0 && out >= 0 && fstat(in, &st) == 0);
-    for (off_t left = st.st_size; left > 0;) {
-        ssize_t n = sendfile(out, in, NULL, (size_t)left);
-
-        assert_true(n > 0);
-        left -= n;
-    }
-    close(in);
-    close(out);
-}
-
 static int folder_set_up(void **state)
 {
-    static struct folder folder;
-    char module[512];
+    static const char *const words[] = {"py_socket", "mock_locate", NULL};
 
-    folder.before = getenv("KVL_MOCKS");
-    snprintf(folder.path, sizeof(folder.path), "/tmp/kvl-fleet-XXXXXX");
-    assert_non_null(mkdtemp(folder.path));
-    snprintf(module, sizeof(module), "%s/kvl-py_socket.so", folder.before);
-    copy_module(module, folder.path);
-    copy_module(getenv("KVL_MOCK_LOCATE"), folder.path);
-    setenv("KVL_MOCKS", folder.path, 1);
-    *state = &folder;
+    (void)state;
+    rig_gather(words);
     return 0;
 }
 
 static int folder_tear_down(void **state)
 {
-    struct folder *folder = *state;
-    char path[128];
-
-    setenv("KVL_MOCKS", folder->before, 1);
-    snprintf(path, sizeof(path), "%s/kvl-py_socket.so", folder->path);
-    (void)unlink(path);
-    snprintf(path, sizeof(path), "%s/kvl-mock_locate.so", folder->path);
-    (void)unlink(path);
-    return rmdir(folder->path);
+    (void)state;
+    rig_scatter();
+    return 0;
 }
 
 static void test_who_is_named_is_asked(void **state)
