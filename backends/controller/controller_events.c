@@ -24,6 +24,17 @@
 #define RETRY_MS 20u
 #define MONITOR "inproc://kvl-ctl-push"
 
+/* Events of one location wait and are numbered by themselves. */
+struct events_lane {
+    const char *location; /* borrowed */
+    struct kvl_store_event *queue; /* owned; oldest at head, a ring */
+    uint32_t room; /* a power of two; 0 until the first event */
+    uint32_t head;
+    uint32_t count;
+    uint64_t oldest_ms; /* when the queue stopped being empty */
+    int64_t seq;
+};
+
 struct controller_events {
     struct controller_events_desc desc;
     uint64_t thread;
@@ -35,12 +46,7 @@ struct controller_events {
     void *push;
     struct controller_buf buf;
     struct kvl_key_op *ops; /* of one message */
-    struct kvl_store_event *queue; /* oldest at head, a ring */
-    uint32_t room; /* a power of two */
-    uint32_t head;
-    uint32_t count;
-    uint64_t oldest_ms; /* when the queue stopped being empty */
-    int64_t seq;
+    struct events_lane lanes[CONTROLLER_PLACES];
     bool recording;
     bool open; /* a full sync has begun once: events mean something to the controller */
     bool held;
@@ -64,12 +70,11 @@ int controller_events_create(const struct controller_events_desc *desc,
     }
     events->desc = *desc;
     events->lost = true; /* nothing has been announced */
-    events->room = QUEUE_FIRST;
-    events->queue = calloc(QUEUE_FIRST, sizeof(*events->queue));
     events->ops = calloc(desc->batch_size, sizeof(*events->ops));
-    if (events->queue == NULL || events->ops == NULL) {
-        free(events->queue);
-        free(events->ops);
+    for (uint32_t i = 0; i < CONTROLLER_PLACES; i++) {
+        events->lanes[i].location = desc->locations[i];
+    }
+    if (events->ops == NULL) {
         free(events);
         return -ENOMEM;
     }
@@ -100,7 +105,9 @@ void controller_events_destroy(struct controller_events *events)
     pthread_cond_destroy(&events->recording_began);
     pthread_mutex_destroy(&events->lock);
     controller_buf_fini(&events->buf);
-    free(events->queue);
+    for (uint32_t i = 0; i < CONTROLLER_PLACES; i++) {
+        free(events->lanes[i].queue);
+    }
     free(events->ops);
     free(events);
 }
@@ -131,69 +138,94 @@ static int events_connect(struct controller_events *events)
     return zmq_connect(events->push, endpoint) < 0 ? -EIO : 0;
 }
 
-/* ---- the queue; under the lock ---- */
+/* ---- the queues; under the lock ---- */
+
+static uint64_t queue_count(const struct controller_events *events)
+{
+    uint64_t count = 0;
+
+    for (uint32_t i = 0; i < CONTROLLER_PLACES; i++) {
+        count += events->lanes[i].count;
+    }
+    return count;
+}
 
 static void queue_drop(struct controller_events *events)
 {
-    events->head = 0;
-    events->count = 0;
+    for (uint32_t i = 0; i < CONTROLLER_PLACES; i++) {
+        events->lanes[i].head = 0;
+        events->lanes[i].count = 0;
+    }
 }
 
 static void queue_give_up(struct controller_events *events)
 {
-    events->stats.dropped += events->count;
+    events->stats.dropped += queue_count(events);
     queue_drop(events);
     events->lost = true;
 }
 
-static int queue_grow(struct controller_events *events)
+static int queue_grow(struct events_lane *lane)
 {
+    const uint32_t room = lane->room == 0 ? QUEUE_FIRST : lane->room * 2;
     struct kvl_store_event *wider;
 
-    if (events->room >= QUEUE_MAX) {
+    if (room > QUEUE_MAX) {
         return -ENOSPC;
     }
-    wider = malloc((size_t)events->room * 2 * sizeof(*wider));
+    wider = malloc((size_t)room * sizeof(*wider));
     if (wider == NULL) {
         return -ENOMEM;
     }
-    for (uint32_t i = 0; i < events->count; i++) {
-        wider[i] = events->queue[(events->head + i) & (events->room - 1)];
+    for (uint32_t i = 0; i < lane->count; i++) {
+        wider[i] = lane->queue[(lane->head + i) & (lane->room - 1)];
     }
-    free(events->queue);
-    events->queue = wider;
-    events->room *= 2;
-    events->head = 0;
+    free(lane->queue);
+    lane->queue = wider;
+    lane->room = room;
+    lane->head = 0;
     return 0;
 }
 
-static void queue_add(struct controller_events *events, const struct kvl_store_event *taken,
-                      uint32_t count)
+static void queue_add(struct controller_events *events, const struct kvl_store_event *event)
+{
+    struct events_lane *lane = &events->lanes[event->where];
+
+    if (lane->count == lane->room && queue_grow(lane) < 0) {
+        queue_give_up(events);
+        if (lane->room == 0) {
+            events->stats.dropped++;
+            return;
+        }
+    }
+    if (lane->count == 0) {
+        lane->oldest_ms = events->desc.host->now_ms(events->desc.host);
+    }
+    lane->queue[(lane->head + lane->count) & (lane->room - 1)] = *event;
+    lane->count++;
+}
+
+static void queue_add_all(struct controller_events *events, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
-        if (events->count == events->room && queue_grow(events) < 0) {
-            queue_give_up(events);
+        if (events->taken[i].where < CONTROLLER_PLACES) {
+            queue_add(events, &events->taken[i]);
         }
-        if (events->count == 0) {
-            events->oldest_ms = events->desc.host->now_ms(events->desc.host);
-        }
-        events->queue[(events->head + events->count) & (events->room - 1)] = taken[i];
-        events->count++;
     }
 }
 
 /* Copies up to `room` ops from the queue behind the first `skip`; numbers them from the next. */
-static uint32_t queue_peek(const struct controller_events *events, uint32_t skip,
-                           struct kvl_key_op *ops, uint32_t room)
+static uint32_t queue_peek(const struct events_lane *lane, uint32_t skip, struct kvl_key_op *ops,
+                           uint32_t room)
 {
-    uint32_t count = events->count - skip < room ? events->count - skip : room;
+    uint32_t count = lane->count - skip < room ? lane->count - skip : room;
 
     for (uint32_t i = 0; i < count; i++) {
         const struct kvl_store_event *event =
-            &events->queue[(events->head + skip + i) & (events->room - 1)];
+            &lane->queue[(lane->head + skip + i) & (lane->room - 1)];
 
-        ops[i] = (struct kvl_key_op){
-            .id = event->id, .seq = events->seq + skip + i, .kind = event->kind};
+        ops[i] =
+            (struct kvl_key_op){.id = event->id, .seq = lane->seq + skip + i, .kind = event->kind};
     }
     return count;
 }
@@ -243,8 +275,8 @@ static int push_frames(struct controller_events *events, zmq_msg_t *frames, uint
     return r;
 }
 
-/* One multipart from the head of the queue. @return events sent, 0 = the socket takes none now. */
-static uint32_t push_from_queue(struct controller_events *events)
+/* One multipart from the head of a queue. @return events sent, 0 = the socket takes none now. */
+static uint32_t push_from_queue(struct controller_events *events, struct events_lane *lane)
 {
     zmq_msg_t frames[MULTIPART_MAX];
     struct controller_msg msg = {.type = CONTROLLER_KV_OPS};
@@ -253,10 +285,10 @@ static uint32_t push_from_queue(struct controller_events *events)
 
     msg.instance_id = controller_text(events->desc.self->instance_id);
     msg.worker_id = events->desc.self->worker_id;
-    msg.location = controller_text(events->desc.location);
+    msg.location = controller_text(lane->location);
     msg.operations.at = events->ops;
-    while (taken < events->count && parts < MULTIPART_MAX && push_takes(events)) {
-        msg.operations.count = queue_peek(events, taken, events->ops, events->desc.batch_size);
+    while (taken < lane->count && parts < MULTIPART_MAX && push_takes(events)) {
+        msg.operations.count = queue_peek(lane, taken, events->ops, events->desc.batch_size);
         if (push_frame(events, &msg, &frames[parts]) < 0) {
             break; /* no memory; what there is goes now, the rest with the next attempt */
         }
@@ -266,9 +298,9 @@ static uint32_t push_from_queue(struct controller_events *events)
     if (parts == 0 || push_frames(events, frames, parts) < 0) {
         return 0;
     }
-    events->head = (events->head + taken) & (events->room - 1);
-    events->count -= taken;
-    events->seq += taken;
+    lane->head = (lane->head + taken) & (lane->room - 1);
+    lane->count -= taken;
+    lane->seq += taken;
     events->stats.sent += taken;
     events->stats.messages += parts;
     return taken;
@@ -330,11 +362,29 @@ static bool events_store(struct controller_events *events, int taken)
         kvl_error(events->desc.host->log,
                   "controller: another section reads the store's events, none is announced here");
     } else if (taken > 0 && events->open) {
-        queue_add(events, events->taken, (uint32_t)taken);
+        queue_add_all(events, (uint32_t)taken);
     }
     is_lost = events->lost;
     pthread_mutex_unlock(&events->lock);
     return is_lost && !was_lost;
+}
+
+/* @return when to be back at the latest. The lock is held. */
+static uint64_t events_flush_lane(struct controller_events *events, struct events_lane *lane,
+                                  uint64_t now)
+{
+    while (!events->held && lane->count > 0) {
+        uint64_t due = lane->oldest_ms + events->desc.batch_timeout_ms;
+
+        if (lane->count < events->desc.batch_size && now < due) {
+            return due;
+        }
+        if (push_from_queue(events, lane) == 0) {
+            return now + RETRY_MS;
+        }
+        lane->oldest_ms = now;
+    }
+    return now + TICK_MS;
 }
 
 /* @return when to be back at the latest. */
@@ -344,18 +394,10 @@ static uint64_t events_flush(struct controller_events *events)
     uint64_t next = now + TICK_MS;
 
     pthread_mutex_lock(&events->lock);
-    while (!events->held && events->count > 0) {
-        uint64_t due = events->oldest_ms + events->desc.batch_timeout_ms;
+    for (uint32_t i = 0; i < CONTROLLER_PLACES; i++) {
+        uint64_t due = events_flush_lane(events, &events->lanes[i], now);
 
-        if (events->count < events->desc.batch_size && now < due) {
-            next = due;
-            break;
-        }
-        if (push_from_queue(events) == 0) {
-            next = now + RETRY_MS;
-            break;
-        }
-        events->oldest_ms = now;
+        next = due < next ? due : next;
     }
     pthread_mutex_unlock(&events->lock);
     return next;
@@ -464,6 +506,6 @@ void controller_events_stats(struct controller_events *events,
 {
     pthread_mutex_lock(&events->lock);
     *stats_out = events->stats;
-    stats_out->queued = events->count;
+    stats_out->queued = queue_count(events);
     pthread_mutex_unlock(&events->lock);
 }

@@ -4,7 +4,7 @@
  * Changes of the store -> BatchedKVOperationMsg, and the PUSH socket that everything without an
  * answer goes through, so that its order is kept. One thread takes the events from the host.
  *
- * Events are numbered when they leave, from 0 per process. They are kept in a bounded queue while
+ * Events are numbered when they leave, from 0 per process and location. They are kept in a bounded queue while
  * the controller takes none. When that runs over, when the host lost some, or when the connection
  * broke with messages in it, the controller no longer knows the truth: the queue is given up and
  * controller_events_lost() says that a full sync is due.
@@ -22,7 +22,7 @@ struct controller_events_desc {
     void *zmq; /* context; borrowed */
     const struct controller_identity *self; /* borrowed */
     const char *url; /* host:port of the controller's pull socket */
-    const char *location;
+    const char *const *locations; /* CONTROLLER_PLACES names, by KVL_WHERE_; borrowed */
     uint32_t batch_size;
     uint64_t batch_timeout_ms;
     void (*changed)(void *ctx); /* controller_events_lost() turned true; no lock is held */

@@ -43,6 +43,8 @@ struct controller_sync {
     char id[KVL_NAME_ROOM]; /* of the sync under way, or to begin again; "" = none */
     uint32_t refused;
     uint64_t breaks; /* connections lost when the sync began */
+    uint32_t where; /* KVL_WHERE_ of the location at hand */
+    size_t total; /* keys of the locations before it */
     struct kvl_chunk_id *keys;
     size_t count;
     size_t room;
@@ -128,7 +130,7 @@ static void sync_describe(const struct controller_sync *sync, enum controller_ty
     msg->type = type;
     msg->instance_id = controller_text(sync->desc.self->instance_id);
     msg->worker_id = sync->desc.self->worker_id;
-    msg->location = controller_text(sync->desc.location);
+    msg->location = controller_text(sync->desc.locations[sync->where]);
     msg->sync_id = controller_text(sync->id);
 }
 
@@ -164,12 +166,32 @@ static int sync_add_key(void *ctx, const struct kvl_key *key, uint64_t bytes)
     return 0;
 }
 
+/* Whether somebody keeps chunks beside the store. Then also an empty list says something: it takes
+ * away what a process before us left with the controller. */
+static bool sync_has_keepers(const struct controller_sync *sync)
+{
+    const struct kvl_host *host = sync->desc.host;
+    struct kvl_health health = {.size = sizeof(health)};
+    bool keeps = false;
+
+    if (!KVL_HAS_OP(host, held) || !KVL_HAS_OP(host, health)) {
+        return false;
+    }
+    for (uint32_t i = 1; !keeps && host->health(host, i, &health) == 0; i++) {
+        keeps = (health.caps & KVL_CAP_HELD) != 0;
+        health.size = sizeof(health);
+    }
+    return keeps;
+}
+
 static int sync_list(struct controller_sync *sync)
 {
+    const struct kvl_host *host = sync->desc.host;
     int r;
 
     sync->count = 0;
-    r = sync->desc.host->store_list(sync->desc.host, sync_add_key, sync);
+    r = sync->where == KVL_WHERE_HOST ? host->store_list(host, sync_add_key, sync)
+                                      : host->held(host, sync->where, sync_add_key, sync);
     return r < 0 ? sync_fail(sync, r, "no memory to list the store") : 0;
 }
 
@@ -387,16 +409,11 @@ static void sync_leave(struct controller_sync *sync)
     }
 }
 
-static int sync_run(struct controller_sync *sync)
+static int sync_location(struct controller_sync *sync, uint32_t where)
 {
-    struct controller_events_stats stats;
-    int r = controller_events_hold(sync->desc.events);
+    int r;
 
-    if (r < 0) {
-        return r;
-    }
-    controller_events_stats(sync->desc.events, &stats);
-    sync->breaks = stats.breaks;
+    sync->where = where;
     r = sync_list(sync);
     if (r == 0) {
         r = sync_begin(sync);
@@ -413,6 +430,25 @@ static int sync_run(struct controller_sync *sync)
     }
     if (r == 0) {
         sync->id[0] = '\0';
+        sync->total += sync->count;
+    }
+    return r;
+}
+
+static int sync_run(struct controller_sync *sync)
+{
+    struct controller_events_stats stats;
+    int r = controller_events_hold(sync->desc.events);
+
+    if (r < 0) {
+        return r;
+    }
+    controller_events_stats(sync->desc.events, &stats);
+    sync->breaks = stats.breaks;
+    sync->total = 0;
+    r = sync_location(sync, KVL_WHERE_HOST);
+    if (r == 0 && sync_has_keepers(sync)) {
+        r = sync_location(sync, KVL_WHERE_GPU);
     }
     controller_events_release(sync->desc.events, r == 0);
     if (sync->refused >= REFUSED_MAX) {
@@ -446,7 +482,7 @@ static void sync_note(struct controller_sync *sync, int r)
     pthread_mutex_lock(&sync->lock);
     if (r == 0) {
         sync->stats.done++;
-        sync->stats.keys = sync->count;
+        sync->stats.keys = sync->total;
         sync->stats.why[0] = '\0';
     } else if (r != -ECANCELED) {
         sync->stats.failed++;
@@ -455,7 +491,7 @@ static void sync_note(struct controller_sync *sync, int r)
     pthread_mutex_unlock(&sync->lock);
     if (r == 0) {
         kvl_info(sync->desc.host->log, "controller: full sync of %zu chunks is complete",
-                 sync->count);
+                 sync->total);
     } else if (r != -ECANCELED) {
         kvl_warn(sync->desc.host->log, "controller: full sync failed: %s; will try again",
                  sync->why);

@@ -32,6 +32,7 @@ struct controller_worker {
     const struct kvl_host *host; /* borrowed */
     struct controller_worker_options options;
     struct controller_identity self; /* complete once started */
+    const char *locations[CONTROLLER_PLACES]; /* by KVL_WHERE_ */
     pthread_mutex_t address_lock; /* guards the two, which health shows while start sets them */
     char ip[KVL_NAME_ROOM];
     int64_t port;
@@ -98,7 +99,7 @@ static int worker_make_events(struct controller_worker *worker)
         .zmq = worker->zmq,
         .self = &worker->self,
         .url = worker->options.pull_url,
-        .location = worker->options.location,
+        .locations = worker->locations,
         .batch_size = worker->options.batch_size,
         .batch_timeout_ms = worker->options.batch_timeout_ms,
         .changed = worker_lost_events,
@@ -127,7 +128,7 @@ static int worker_make_sync(struct controller_worker *worker)
         .self = &worker->self,
         .events = worker->events,
         .req = worker_req(worker),
-        .location = worker->options.location,
+        .locations = worker->locations,
         .batch_size = worker->options.sync_batch_size,
         .startup_delay_ms = worker->options.sync_startup_delay_ms,
     };
@@ -203,6 +204,8 @@ int controller_worker_create(const struct kvl_host *host,
     worker->host = host;
     worker->options = *options;
     worker->stop_fd = -1;
+    worker->locations[KVL_WHERE_HOST] = worker->options.location;
+    worker->locations[KVL_WHERE_GPU] = CONTROLLER_GPU_LOCATION;
     worker->self = (struct controller_identity){
         .instance_id = options->instance_id,
         .worker_id = options->worker_id,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file controller_worker.h
- * Role worker: announces the own store to a cache controller, LMCache's or ours, and serves its
- * control calls. Five threads:
+ * Role worker: announces the own store, and chunks that backends keep in memory of a GPU, to a cache
+ * controller, LMCache's or ours, and serves its control calls. Five threads:
  *
  *   kvl-ctl-link     registers, sends heartbeats (controller_link.h)
  *   kvl-ctl-events   store events -> PUSH socket (controller_events.h)
@@ -20,6 +20,10 @@
 
 #include "controller_hash.h"
 #include "controller_wire.h"
+
+/** Locations that are announced: KVL_WHERE_HOST, KVL_WHERE_GPU. */
+#define CONTROLLER_PLACES 2u
+#define CONTROLLER_GPU_LOCATION "LocalGPUBackend"
 
 /** Texts are borrowed and outlive the worker; "" = unset. */
 struct controller_worker_options {

@@ -6,7 +6,8 @@
  *
  * The functions are the driver's own and return its codes: cuda_ipc_api_errno() and
  * cuda_ipc_api_explain() turn these into errno and into a sentence. They are thread-safe, but most
- * of them need a context that is current on the calling thread: see cuda_ipc_api_enter().
+ * of them need a context that is current on the calling thread: see cuda_ipc_api_enter(). Nothing
+ * of the driver survives a fork: in the child every call fails.
  */
 #ifndef KVL_CUDA_IPC_API_H
 #define KVL_CUDA_IPC_API_H

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file cuda_rig.h
- * What tests over the fake CUDA driver share: the driver opened, a current context, and peers: other
- * processes of the same fake machine. A peer is the test program itself, started anew in a role.
- * Failures end the process.
+ * What tests over the fake CUDA driver share: the driver opened, a current context, and peers. A peer
+ * is another process of the same machine: the test program itself, started anew in a role. Failures
+ * end the process.
  *
  * The test passes the path of the fake in KVL_FAKE_CUDA.
  */

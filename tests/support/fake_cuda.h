@@ -32,6 +32,7 @@
  *   KVLANE_FAKE_CUDA_MEMORY    bytes of each device, all processes together; default 4 GiB
  *   KVLANE_FAKE_CUDA_DELAY_US  least time from submission to execution; default 300
  *   KVLANE_FAKE_CUDA_PEERS     0: no device can reach another one's memory
+ *   KVLANE_FAKE_CUDA_PID_SPACE a number; processes with another one are in another PID namespace
  *   KVLANE_FAKE_CUDA_SEED      of the order within batches
  */
 #ifndef KVL_FAKE_CUDA_H

@@ -78,6 +78,7 @@ struct fake_host {
     struct fake_offer offered; /* the last of a peer */
     uint32_t offered_count;
     struct fake_chunk *held; /* in memory of a GPU */
+    int keeps; /* there is a backend that keeps them */
 };
 
 static struct fake_host *fake_of(const struct kvl_host *host)
@@ -673,14 +674,21 @@ static int fake_push(const struct kvl_host *host, const char *peer_url, const st
     return -ENOTSUP;
 }
 
-/* There is nobody beside the backend under test. */
+/* There is nobody beside the backend under test, or one that keeps chunks. */
 static int fake_health(const struct kvl_host *host, uint32_t location,
                        struct kvl_health *health_out)
 {
-    (void)host;
-    (void)location;
-    (void)health_out;
-    return -EINVAL;
+    struct fake_host *fake = fake_of(host);
+    int keeps;
+
+    pthread_mutex_lock(&fake->lock);
+    keeps = fake->keeps;
+    pthread_mutex_unlock(&fake->lock);
+    if (!keeps || location != 1) {
+        return -EINVAL;
+    }
+    health_out->caps = KVL_CAP_HELD;
+    return 0;
 }
 
 static int fake_locate(const struct kvl_host *host, const struct kvl_chunk_id *ids, uint32_t count,
@@ -788,6 +796,7 @@ void fake_host_hold(struct fake_host *fake, const char *key, uint64_t bytes)
     memcpy(chunk->key, key, chunk->key_length);
     chunk->length = bytes;
     pthread_mutex_lock(&fake->lock);
+    fake->keeps = 1;
     chunk->next = fake->held;
     fake->held = chunk;
     fake_record_at(fake, chunk, KVL_KEY_ADMIT, KVL_WHERE_GPU);

@@ -413,6 +413,7 @@ cuda_result cuDevicePrimaryCtxRelease_v2(cuda_device device)
         /* everything made in it goes with it */
         fake_stream_end_all(context);
         fake_event_end_all(context);
+        fake_module_end_all(context);
         fake_map_end_all(context);
         context->retained = 0;
     } else {

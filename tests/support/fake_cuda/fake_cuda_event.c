@@ -403,7 +403,8 @@ static cuda_result event_open(const struct event_handle *image, cuda_event *even
     if (image->magic != HANDLE_MAGIC) {
         return CUDA_E_INVALID_VALUE;
     }
-    if (image->owner.space != fake.self.space || image->owner.pid == fake.self.pid) {
+    if (image->owner.space != fake.self.space ||
+        (image->owner.pid == fake.self.pid && image->owner.start == fake.self.start)) {
         return CUDA_E_INVALID_CONTEXT;
     }
     if (fake_state_event_owner(image->slot, image->id, &owner) < 0) {

@@ -49,14 +49,12 @@ TRAP(cuCtxGetDevice_v2)
 
 /* ---- the table ---- */
 
-#define SAME(name_, since_)                                                                        \
+#define EXPORT(name_, since_, fn_)                                                                 \
     {                                                                                              \
-        .name = #name_, .since = since_, .fn = (void (*)(void))name_                               \
+        .name = (name_), .since = (since_), .fn = (void (*)(void))(fn_)                            \
     }
-#define NEWER(name_, since_)                                                                       \
-    {                                                                                              \
-        .name = #name_, .since = since_, .fn = (void (*)(void))name_##_v2                          \
-    }
+#define SAME(name_, since_) EXPORT(#name_, since_, name_)
+#define NEWER(name_, since_) EXPORT(#name_, since_, name_##_v2)
 
 const struct fake_export fake_exports[] = {
     SAME(cuInit, 2000),

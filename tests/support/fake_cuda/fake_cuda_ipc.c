@@ -24,16 +24,23 @@ struct ipc_handle {
 };
 KVL_STATIC_ASSERT(sizeof(struct ipc_handle) == 64, "a handle has 64 bytes");
 
+/* Over all bytes before it, the padding among them. */
 static void ipc_mix(struct ipc_handle *handle)
 {
-    handle->mix[0] = handle->id * 0x9e3779b97f4a7c15u ^ handle->owner.start;
-    handle->mix[1] = handle->mix[0] * 0xc2b2ae3d27d4eb4fu ^ handle->slot;
+    const uint8_t *bytes = (const uint8_t *)handle;
+    uint64_t hash = 0xcbf29ce484222325u;
+
+    for (size_t i = 0; i < offsetof(struct ipc_handle, mix); i++) {
+        hash = (hash ^ bytes[i]) * 0x100000001b3u;
+    }
+    handle->mix[0] = hash;
+    handle->mix[1] = hash * 0x9e3779b97f4a7c15u;
 }
 
 cuda_result cuIpcGetMemHandle(struct cuda_ipc_mem_handle *handle_out, cuda_ptr ptr)
 {
     cuda_result code = fake_enter(__func__, FAKE_CONTEXT);
-    struct ipc_handle image = {.magic = HANDLE_MAGIC};
+    struct ipc_handle image;
     const struct fake_map *map;
 
     if (code != CUDA_OK) {
@@ -44,6 +51,8 @@ cuda_result cuIpcGetMemHandle(struct cuda_ipc_mem_handle *handle_out, cuda_ptr p
     if (map == NULL || map->kind != FAKE_ALLOC) {
         code = CUDA_E_INVALID_VALUE;
     } else {
+        memset(&image, 0, sizeof(image));
+        image.magic = HANDLE_MAGIC;
         image.id = map->slot_id;
         image.owner = fake.self;
         image.slot = map->slot;
@@ -118,7 +127,8 @@ static cuda_result ipc_open(const struct ipc_handle *image, cuda_ptr *base_out)
     if (!ipc_is_sound(image)) {
         return CUDA_E_INVALID_VALUE;
     }
-    if (image->owner.space != fake.self.space || image->owner.pid == fake.self.pid) {
+    if (image->owner.space != fake.self.space ||
+        (image->owner.pid == fake.self.pid && image->owner.start == fake.self.start)) {
         return CUDA_E_INVALID_CONTEXT;
     }
     if (fake_state_memory_get(image->slot, image->id, &memory) < 0) {

@@ -16,6 +16,7 @@
 struct fake_module {
     struct fake_module *next;
     uint64_t id;
+    cuda_context context;
     char *text; /* of PTX; NULL for binaries */
 };
 
@@ -84,6 +85,7 @@ cuda_result cuModuleLoadData(cuda_module *module_out, const void *image)
     }
     fake_lock();
     module->id = MODULE_TAG | fake_new_id();
+    module->context = fake_current();
     module->next = launches.modules;
     launches.modules = module;
     fake_unlock();
@@ -117,25 +119,43 @@ static void module_drop_functions(uint64_t id)
     }
 }
 
+static void module_end(struct fake_module **at)
+{
+    struct fake_module *module = *at;
+
+    *at = module->next;
+    module_drop_functions(module->id);
+    free(module->text);
+    free(module);
+}
+
+void fake_module_end_all(cuda_context context)
+{
+    struct fake_module **at = &launches.modules;
+
+    while (*at != NULL) {
+        if ((*at)->context == context) {
+            module_end(at);
+        } else {
+            at = &(*at)->next;
+        }
+    }
+}
+
 cuda_result cuModuleUnload(cuda_module handle)
 {
     cuda_result code = fake_enter(__func__, FAKE_CONTEXT);
     struct fake_module **at;
-    struct fake_module *module;
 
     if (code != CUDA_OK) {
         return code;
     }
     fake_lock();
     at = module_find(handle);
-    module = *at;
-    if (module == NULL) {
+    if (*at == NULL) {
         code = CUDA_E_INVALID_HANDLE;
     } else {
-        *at = module->next;
-        module_drop_functions(module->id);
-        free(module->text);
-        free(module);
+        module_end(at);
     }
     fake_unlock();
     return code;

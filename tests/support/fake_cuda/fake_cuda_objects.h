@@ -109,6 +109,7 @@ uint32_t fake_memory_types(const struct fake_memory *memory);
 
 /* ---- modules ---- */
 
+void fake_module_end_all(cuda_context context);
 uint32_t fake_module_count(void);
 
 #endif /* KVL_FAKE_CUDA_OBJECTS_H */

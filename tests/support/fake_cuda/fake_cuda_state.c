@@ -103,12 +103,15 @@ static int state_same(const struct fake_who *a, const struct fake_who *b)
 
 static void state_who_am_i(void)
 {
+    const char *pretended = getenv("KVLANE_FAKE_CUDA_PID_SPACE");
     struct stat space;
     char life;
 
     fake.self = (struct fake_who){.pid = getpid()};
     (void)state_read_start(fake.self.pid, &life, &fake.self.start);
-    if (stat("/proc/self/ns/pid", &space) == 0) {
+    if (pretended != NULL && pretended[0] != '\0') {
+        fake.self.space = strtoull(pretended, NULL, 10);
+    } else if (stat("/proc/self/ns/pid", &space) == 0) {
         fake.self.space = space.st_ino;
     }
 }

@@ -10,6 +10,16 @@
 
 #define BATCHES_MAX 1024u
 
+/* What it was told of one location. */
+struct scripted_place {
+    const char *location;
+    struct kvl_chunk_id keys[SCRIPTED_KEYS];
+    uint32_t count;
+    int64_t last_seq; /* -1 = none yet */
+};
+
+#define PLACES 2u
+
 struct scripted {
     void *zmq;
     void *pull;
@@ -34,10 +44,9 @@ struct scripted {
     bool stuck;
     bool strict; /* End does not complete while batches are missing */
     struct scripted_view view;
-    struct kvl_chunk_id keys[SCRIPTED_KEYS];
+    struct scripted_place places[PLACES]; /* the own store, memory of a GPU */
     bool received[BATCHES_MAX];
     uint32_t expected;
-    int64_t last_seq; /* -1 = none yet */
 };
 
 static void scripted_die(const char *what)
@@ -48,36 +57,62 @@ static void scripted_die(const char *what)
 
 /* ---- what it knows; under the lock ---- */
 
-static uint32_t keys_find(const struct scripted *s, const struct kvl_chunk_id *id)
+static uint32_t keys_find(const struct scripted_place *place, const struct kvl_chunk_id *id)
 {
     uint32_t i = 0;
 
-    while (i < s->view.keys &&
-           (s->keys[i].bits != id->bits || s->keys[i].negative != id->negative)) {
+    while (i < place->count &&
+           (place->keys[i].bits != id->bits || place->keys[i].negative != id->negative)) {
         i++;
     }
     return i;
 }
 
-static void keys_apply(struct scripted *s, const struct kvl_chunk_id *id, uint32_t kind)
+static void keys_apply(struct scripted_place *place, const struct kvl_chunk_id *id, uint32_t kind)
 {
-    uint32_t i = keys_find(s, id);
+    uint32_t i = keys_find(place, id);
 
-    if (kind == KVL_KEY_ADMIT && i == s->view.keys) {
+    if (kind == KVL_KEY_ADMIT && i == place->count) {
         if (i == SCRIPTED_KEYS) {
             scripted_die("too many keys");
         }
-        s->keys[s->view.keys++] = *id;
-    } else if (kind == KVL_KEY_EVICT && i < s->view.keys) {
-        s->keys[i] = s->keys[--s->view.keys];
+        place->keys[place->count++] = *id;
+    } else if (kind == KVL_KEY_EVICT && i < place->count) {
+        place->keys[i] = place->keys[--place->count];
     }
+}
+
+static void keys_clear(struct scripted_place *place)
+{
+    place->count = 0;
+    place->last_seq = -1;
+}
+
+static void keys_clear_all(struct scripted *s)
+{
+    for (uint32_t i = 0; i < PLACES; i++) {
+        keys_clear(&s->places[i]);
+    }
+}
+
+static struct scripted_place *place_of(struct scripted *s, const struct controller_msg *msg)
+{
+    for (uint32_t i = 0; i < PLACES; i++) {
+        const char *location = s->places[i].location;
+
+        if (msg->location.length == strlen(location) &&
+            memcmp(msg->location.text, location, msg->location.length) == 0) {
+            return &s->places[i];
+        }
+    }
+    scripted_die("a location that nobody knows");
+    return NULL;
 }
 
 static void take_worker(struct scripted *s, const struct controller_msg *msg)
 {
     s->view.known = true;
-    s->view.keys = 0;
-    s->last_seq = -1;
+    keys_clear_all(s);
     s->view.port = msg->port;
     (void)snprintf(s->view.ip, sizeof(s->view.ip), "%.*s", (int)msg->ip.length, msg->ip.text);
     (void)snprintf(s->view.peer_url, sizeof(s->view.peer_url), "%.*s",
@@ -105,6 +140,8 @@ static uint32_t missing(const struct scripted *s, struct kvl_chunk_id *ids_out)
 
 static void take_ops(struct scripted *s, const struct controller_msg *msg)
 {
+    struct scripted_place *place = place_of(s, msg);
+
     s->view.messages++;
     s->view.longest =
         msg->operations.count > s->view.longest ? msg->operations.count : s->view.longest;
@@ -116,9 +153,9 @@ static void take_ops(struct scripted *s, const struct controller_msg *msg)
         const struct kvl_key_op *op = &msg->operations.at[i];
 
         s->view.early += !s->view.completed;
-        s->view.gaps += s->last_seq >= 0 && op->seq != s->last_seq + 1;
-        s->last_seq = op->seq;
-        keys_apply(s, &op->id, op->kind);
+        s->view.gaps += place->last_seq >= 0 && op->seq != place->last_seq + 1;
+        place->last_seq = op->seq;
+        keys_apply(place, &op->id, op->kind);
         s->view.ops++;
     }
 }
@@ -135,7 +172,7 @@ static void take_batch(struct scripted *s, const struct controller_msg *msg)
     s->view.batches++;
     s->received[msg->number] = true;
     for (uint32_t i = 0; i < msg->ids.count; i++) {
-        keys_apply(s, &msg->ids.at[i], KVL_KEY_ADMIT);
+        keys_apply(place_of(s, msg), &msg->ids.at[i], KVL_KEY_ADMIT);
     }
     if (s->die_after > 0 && --s->die_after == 0) {
         s->stopping = true;
@@ -169,7 +206,7 @@ static void take_pushed(struct scripted *s, const struct controller_msg *msg)
     case CONTROLLER_DEREGISTER:
         s->view.deregisters++;
         s->view.known = false;
-        s->view.keys = 0;
+        keys_clear_all(s);
         s->view.syncing = false;
         s->view.completed = false;
         s->stuck = false;
@@ -234,8 +271,7 @@ static void answer_start(struct scripted *s, const struct controller_msg *ask,
     answer->accepted = 1;
     s->view.syncing = true;
     s->view.completed = false;
-    s->view.keys = 0;
-    s->last_seq = -1;
+    keys_clear(place_of(s, ask));
     s->expected = (uint32_t)ask->batch_count;
     memset(s->received, 0, sizeof(s->received));
     (void)snprintf(s->view.sync_id, sizeof(s->view.sync_id), "%.*s", (int)ask->sync_id.length,
@@ -264,7 +300,7 @@ static void answer_lookup(struct scripted *s, const struct controller_msg *ask,
     answer->layout_info.at = layout;
     answer->layout_info.count = 1;
     while (layout->count < ask->ids.count &&
-           keys_find(s, &ask->ids.at[layout->count]) < s->view.keys) {
+           keys_find(&s->places[0], &ask->ids.at[layout->count]) < s->places[0].count) {
         layout->count++;
     }
     if (s->mood == SCRIPTED_LIAR) {
@@ -449,7 +485,7 @@ static void open_all(struct scripted *s)
     if (s->with_heart) {
         s->heart = open_socket(s, ZMQ_ROUTER, s->heart_url, sizeof(s->heart_url));
     }
-    s->last_seq = -1;
+    keys_clear_all(s);
     if (pthread_create(&s->thread, NULL, scripted_main, s) != 0) {
         scripted_die("no thread");
     }
@@ -462,6 +498,8 @@ struct scripted *scripted_start(bool heartbeat)
 
     s->zmq = zmq_ctx_new();
     s->with_heart = heartbeat;
+    s->places[0].location = "LocalCPUBackend";
+    s->places[1].location = "LocalGPUBackend";
     pthread_mutex_init(&s->lock, NULL);
     (void)controller_arena_create(&s->arena);
     open_all(s);
@@ -488,6 +526,7 @@ void scripted_revive(struct scripted *s)
     s->stuck = false;
     s->lose = 0;
     memset(&s->view, 0, sizeof(s->view));
+    keys_clear_all(s);
     pthread_mutex_unlock(&s->lock);
     open_all(s);
 }
@@ -565,6 +604,8 @@ void scripted_view(struct scripted *s, struct scripted_view *view_out)
 {
     pthread_mutex_lock(&s->lock);
     *view_out = s->view;
+    view_out->keys = s->places[0].count;
+    view_out->gpu_keys = s->places[1].count;
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -574,7 +615,7 @@ bool scripted_has(struct scripted *s, uint64_t bits, bool negative)
     bool has;
 
     pthread_mutex_lock(&s->lock);
-    has = keys_find(s, &id) < s->view.keys;
+    has = keys_find(&s->places[0], &id) < s->places[0].count;
     pthread_mutex_unlock(&s->lock);
     return has;
 }

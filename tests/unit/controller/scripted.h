@@ -32,7 +32,8 @@ struct scripted_view {
     bool known; /* the worker is registered */
     bool syncing;
     bool completed;
-    uint32_t keys;
+    uint32_t keys; /* in the own store */
+    uint32_t gpu_keys; /* in memory of a GPU */
     uint32_t registers;
     uint32_t heartbeats; /* at any port */
     uint32_t heartbeats_own; /* at the port for heartbeats */

@@ -175,6 +175,95 @@ static void test_says_farewell(void **state)
     assert_false(look().known);
 }
 
+/* ---- chunks in memory of a GPU ---- */
+
+static void wait_both(uint32_t keys, uint32_t gpu_keys)
+{
+    RIG_WAIT(look().completed && look().keys == keys && look().gpu_keys == gpu_keys);
+}
+
+static void test_gpu_chunks_have_a_location_of_their_own(void **state)
+{
+    (void)state;
+    rig_create(rig);
+    rig_put(rig, 1);
+    rig_hold(rig, 1);
+    rig_hold(rig, 2);
+    rig_start(rig);
+    RIG_WAIT(rig_stat(rig, "syncs_done") == 1);
+    wait_both(1, 2);
+    assert_int_equal(rig_stat(rig, "sync_keys_now"), 3);
+    assert_int_equal(look().starts, 2); /* a sync clears one location */
+    for (int i = 10; i < 100; i++) {
+        rig_put(rig, i);
+        rig_hold(rig, i);
+        rig_hold(rig, -i);
+    }
+    wait_both(91, 182);
+    rig_drop(rig, 1);
+    rig_remove(rig, 1);
+    wait_both(90, 181);
+    assert_false(scripted_has(peer, 1, false));
+    assert_int_equal(look().gaps, 0); /* numbers of one location have no holes */
+    assert_int_equal(look().ops, 90 * 3 + 2);
+    assert_int_equal(rig_stat(rig, "events_sent"), 90 * 3 + 2);
+}
+
+static void test_an_empty_gpu_is_announced_too(void **state)
+{
+    (void)state;
+    rig_create(rig);
+    rig_hold(rig, 1);
+    rig_drop(rig, 1);
+    rig_start(rig);
+    RIG_WAIT(rig_stat(rig, "syncs_done") == 1);
+    assert_int_equal(look().starts, 2); /* it clears what another process left there */
+    assert_int_equal(look().batches, 2);
+    wait_both(0, 0);
+}
+
+static void test_gpu_chunks_come_back_with_the_controller(void **state)
+{
+    (void)state;
+    rig_create(rig);
+    rig_put(rig, 1);
+    rig_hold(rig, 2);
+    rig_start(rig);
+    wait_both(1, 1);
+    scripted_kill(peer);
+    rig_hold(rig, 3);
+    scripted_revive(peer);
+    wait_both(1, 2);
+    rig_hold(rig, 4);
+    rig_put(rig, 4);
+    wait_both(2, 3);
+    assert_int_equal(look().gaps, 0);
+    rig_end(rig);
+    rig = NULL;
+    RIG_WAIT(look().deregisters == 1 && look().keys == 0 && look().gpu_keys == 0);
+}
+
+static void test_gpu_chunks_that_change_during_a_sync(void **state)
+{
+    (void)state;
+    rig_set(rig, "sync_batch_size", "2");
+    rig_create(rig);
+    for (int i = 0; i < 60; i++) {
+        rig_put(rig, i);
+        rig_hold(rig, i);
+    }
+    rig_start(rig);
+    RIG_WAIT(look().batches > 2);
+    for (int i = 0; i < 30; i++) {
+        rig_drop(rig, i);
+        rig_hold(rig, 1000 + i);
+        rig_remove(rig, i);
+    }
+    RIG_WAIT(rig_stat(rig, "syncs_done") == 1 && rig_stat(rig, "events_queued_now") == 0);
+    wait_both(30, 60);
+    assert_int_equal(look().ops_dropped, 0);
+}
+
 /* ---- full sync ---- */
 
 static void test_an_empty_store_is_one_empty_batch(void **state)
@@ -562,6 +651,10 @@ int main(void)
         T(test_heartbeats_go_to_the_reply_port_without_one),
         T(test_unknown_commands_are_skipped),
         T(test_says_farewell),
+        T(test_gpu_chunks_have_a_location_of_their_own),
+        T(test_an_empty_gpu_is_announced_too),
+        T(test_gpu_chunks_come_back_with_the_controller),
+        T(test_gpu_chunks_that_change_during_a_sync),
         T(test_an_empty_store_is_one_empty_batch),
         T(test_changes_during_a_sync_are_not_lost),
         T(test_missing_batches_are_sent_again),

@@ -114,6 +114,22 @@ void rig_remove(struct rig *rig, int64_t hash)
     (void)host->store_remove(host, &key);
 }
 
+void rig_hold(struct rig *rig, int64_t hash)
+{
+    char key[KVL_KEY_MAX + 1];
+
+    rig_key(hash, key, sizeof(key));
+    fake_host_hold(rig->fake, key, 16);
+}
+
+void rig_drop(struct rig *rig, int64_t hash)
+{
+    char key[KVL_KEY_MAX + 1];
+
+    rig_key(hash, key, sizeof(key));
+    fake_host_drop(rig->fake, key);
+}
+
 uint32_t rig_health(struct rig *rig, struct kvl_health *health_out)
 {
     struct kvl_health health = {.size = sizeof(health)};

@@ -31,6 +31,9 @@ void rig_end(struct rig *rig);
 
 void rig_put(struct rig *rig, int64_t hash);
 void rig_remove(struct rig *rig, int64_t hash);
+/** The same in memory of a GPU, kept by another backend. */
+void rig_hold(struct rig *rig, int64_t hash);
+void rig_drop(struct rig *rig, int64_t hash);
 
 uint32_t rig_health(struct rig *rig, struct kvl_health *health_out);
 /** A counter of the worker. The test fails when there is none of that name. */

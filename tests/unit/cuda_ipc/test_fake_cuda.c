@@ -456,6 +456,28 @@ static void test_kernels_run_in_streams(void **state)
     assert_int_equal(api->mem_free(ptr), CUDA_OK);
 }
 
+static void test_a_kernel_beyond_its_memory_breaks_the_context(void **state)
+{
+    struct cuda_rig *rig = *state;
+    const struct cuda_ipc_api *api = &rig->api;
+    cuda_stream stream = new_stream(rig);
+    cuda_ptr ptr = new_memory(rig, 64);
+    uint64_t bytes = 65;
+    uint32_t value = 7;
+    void *params[] = {&ptr, &bytes, &value};
+    cuda_function function;
+    cuda_module module;
+
+    assert_int_equal(api->module_load_data(&module, ".version 7.0 fake_cuda_fill"), CUDA_OK);
+    assert_int_equal(api->module_get_function(&function, module, "fake_cuda_fill"), CUDA_OK);
+    assert_int_equal(api->launch_kernel(function, 1, 1, 1, 32, 1, 1, 0, stream, params, NULL),
+                     CUDA_OK);
+    assert_int_equal(api->stream_synchronize(stream), CUDA_E_ILLEGAL_ADDRESS);
+    assert_int_equal(api->module_unload(module), CUDA_E_ILLEGAL_ADDRESS);
+    assert_int_equal(api->device_primary_ctx_release(0), CUDA_OK);
+    cuda_rig_open(rig);
+}
+
 /* ---- control ---- */
 
 static void test_calls_are_counted_and_fail_on_demand(void **state)
@@ -475,6 +497,24 @@ static void test_calls_are_counted_and_fail_on_demand(void **state)
     assert_int_equal(rig->api.mem_free(ptr), CUDA_E_UNKNOWN);
     assert_int_equal(rig->control->fail_calls(""), 0);
     assert_int_equal(rig->api.mem_free(ptr), CUDA_OK);
+}
+
+static void test_all_streams_can_be_held(void **state)
+{
+    const struct cuda_rig *rig = *state;
+    atomic_int noted = 0;
+    cuda_stream stream;
+
+    rig->control->hold(NULL);
+    stream = new_stream(rig); /* made later, held all the same */
+    assert_int_equal(rig->api.launch_host_func(stream, note, &noted), CUDA_OK);
+    assert_int_equal(rig->api.launch_host_func(NULL, note, &noted), CUDA_OK);
+    assert_int_equal(rig->control->pending(NULL), 2);
+    rig->control->release(NULL);
+    assert_int_equal(rig->api.stream_synchronize(stream), CUDA_OK);
+    assert_int_equal(rig->api.stream_synchronize(NULL), CUDA_OK);
+    assert_int_equal(atomic_load(&noted), 2);
+    assert_int_equal(rig->api.stream_destroy(stream), CUDA_OK);
 }
 
 static void test_live_objects_are_counted(void **state)
@@ -509,6 +549,8 @@ int main(void)
         TEST(test_callbacks_must_not_call_the_driver),
         TEST(test_memory_freed_under_a_copy_breaks_the_context),
         TEST(test_kernels_run_in_streams),
+        TEST(test_a_kernel_beyond_its_memory_breaks_the_context),
+        TEST(test_all_streams_can_be_held),
         TEST(test_calls_are_counted_and_fail_on_demand),
         TEST(test_live_objects_are_counted),
     };

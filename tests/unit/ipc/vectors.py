@@ -52,7 +52,8 @@ def of_wrapper(attributes):
 def of_key(key):
     worker = "nil" if key["worker_id"] is None else key["worker_id"]
     chunk = "nil" if key["chunk_hash"] is None else key["chunk_hash"]["hex"]
-    out = f"key model={text(key['model_name'])} world={key['world_size']} worker={worker} hash={chunk}"
+    out = f"key model={text(key['model_name'])} world={key['world_size']} worker={worker}"
+    out += f" hash={chunk}"
     if key["generation"] in "BC":
         tokens = "nil" if key["token_ids"] is None else ints(key["token_ids"])
         request = "nil" if key["request_id"] is None else text(key["request_id"])
@@ -84,7 +85,8 @@ def quoted(item):
 
 
 def table(declaration, rows):
-    return f"{declaration} = {{\n" + "".join(f"    {{{', '.join(row)}}},\n" for row in rows) + "};\n"
+    lines = "".join(f"    {{{', '.join(row)}}},\n" for row in rows)
+    return f"{declaration} = {{\n{lines}}};\n"
 
 
 # ---- pickles: name, hex, stage that refuses or NULL, text or NULL, whether BINGET is in it
