@@ -104,19 +104,6 @@ uint32_t cuda_ipc_paged_tiles(const struct cuda_ipc_paged_args *args)
     return args->tiles * args->span_count * args->slab_count;
 }
 
-uint32_t cuda_ipc_pieces_width(const struct cuda_ipc_piece *pieces, uint32_t count)
-{
-    uint64_t bits = 16;
-
-    for (uint32_t i = 0; i < count; i++) {
-        bits |= pieces[i].dst | pieces[i].src | pieces[i].bytes;
-        if (pieces[i].rows > 1) {
-            bits |= pieces[i].dst_pitch | pieces[i].src_pitch;
-        }
-    }
-    return cuda_ipc_width((uint32_t)(bits & -bits));
-}
-
 void cuda_ipc_run_take(struct cuda_ipc_piece *piece, uint32_t width,
                        struct cuda_ipc_kernel_run *run_out)
 {

@@ -44,9 +44,6 @@ bool cuda_ipc_paged_add(struct cuda_ipc_paged_args *args, uint32_t width,
 /** Tiles of a launch, those that turn out empty included. */
 uint32_t cuda_ipc_paged_tiles(const struct cuda_ipc_paged_args *args);
 
-/** Largest power of two, up to 16, that divides everything in these pieces. */
-uint32_t cuda_ipc_pieces_width(const struct cuda_ipc_piece *pieces, uint32_t count);
-
 /** Takes a run, as large as the kernel can have it, off a piece; 0 rows left = done. */
 void cuda_ipc_run_take(struct cuda_ipc_piece *piece, uint32_t width,
                        struct cuda_ipc_kernel_run *run_out);

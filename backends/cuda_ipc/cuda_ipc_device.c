@@ -110,12 +110,15 @@ static void device_close(struct cuda_ipc_device *device)
 {
     struct cuda_ipc_visit visit;
 
+    device->is_open = false;
+    if (atomic_load(&device->lost) == CUDA_E_TIMEOUT) {
+        return; /* it hangs, and so would whoever cleans up */
+    }
     if (cuda_ipc_device_enter(device, &visit) == 0) {
         device_close_streams(device);
     }
     cuda_ipc_device_leave(device, &visit);
     (void)device->api->device_primary_ctx_release(device->handle);
-    device->is_open = false;
 }
 
 void cuda_ipc_devices_fini(struct cuda_ipc_devices *devices)
@@ -235,24 +238,65 @@ void cuda_ipc_device_leave(struct cuda_ipc_device *device, struct cuda_ipc_visit
     }
 }
 
-int cuda_ipc_device_fail(struct cuda_ipc_device *device, const char *call, cuda_result code)
+void cuda_ipc_device_lose(struct cuda_ipc_device *device, const char *call, cuda_result code)
 {
-    const int r = cuda_ipc_api_errno(code);
     unsigned int none = 0;
     char text[CUDA_IPC_TEXT_MAX];
 
+    if (atomic_compare_exchange_strong(&device->lost, &none, code)) {
+        cuda_ipc_api_explain(device->api, call, code, text, sizeof(text));
+        kvl_error(device->log, "cuda_ipc: device %d '%s' is lost to this process: %s",
+                  device->ordinal, device->name, text);
+    }
+}
+
+int cuda_ipc_device_fail(struct cuda_ipc_device *device, const char *call, cuda_result code)
+{
     for (size_t i = 0; i < sizeof(device_deadly) / sizeof(device_deadly[0]); i++) {
-        if (code == device_deadly[i] &&
-            atomic_compare_exchange_strong(&device->lost, &none, code)) {
-            cuda_ipc_api_explain(device->api, call, code, text, sizeof(text));
-            kvl_error(device->log, "cuda_ipc: device %d '%s' is lost to this process: %s",
-                      device->ordinal, device->name, text);
+        if (code == device_deadly[i]) {
+            cuda_ipc_device_lose(device, call, code);
         }
     }
-    return r;
+    return cuda_ipc_api_errno(code);
 }
 
 int cuda_ipc_device_state(const struct cuda_ipc_device *device)
 {
     return atomic_load(&device->lost) == 0 ? 0 : -EIO;
+}
+
+static uint64_t ranges_find(const struct cuda_ipc_ranges *ranges, uint64_t addr)
+{
+    for (uint32_t i = 0; i < ranges->count; i++) {
+        if (addr - ranges->all[i].base < ranges->all[i].bytes) {
+            return ranges->all[i].base + ranges->all[i].bytes;
+        }
+    }
+    return addr;
+}
+
+uint64_t cuda_ipc_device_covers(struct cuda_ipc_device *device, struct cuda_ipc_ranges *ranges,
+                                uint64_t addr, uint64_t bytes)
+{
+    uint64_t at = addr;
+
+    /* memory made of several mappings side by side (expandable segments) has a range for each */
+    while (at - addr < bytes) {
+        uint64_t end = ranges_find(ranges, at);
+        cuda_ptr base = 0;
+        size_t length = 0;
+
+        if (end == at) {
+            if (device->api->mem_get_address_range(&base, &length, at) != CUDA_OK ||
+                at - base >= length) {
+                return at - addr;
+            }
+            ranges->all[ranges->count % 16].base = base;
+            ranges->all[ranges->count % 16].bytes = length;
+            ranges->count += ranges->count < 16;
+            end = base + length;
+        }
+        at = end;
+    }
+    return bytes;
 }

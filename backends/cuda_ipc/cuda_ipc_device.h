@@ -100,7 +100,27 @@ void cuda_ipc_device_leave(struct cuda_ipc_device *device, struct cuda_ipc_visit
  */
 int cuda_ipc_device_fail(struct cuda_ipc_device *device, const char *call, cuda_result code);
 
+/** Declares a device lost that no longer answers; `code` says why. Logged once. */
+void cuda_ipc_device_lose(struct cuda_ipc_device *device, const char *call, cuda_result code);
+
 /** 0; -EIO once the device is lost. */
 int cuda_ipc_device_state(const struct cuda_ipc_device *device);
+
+/** Device memory that is known to be there: a short memory for cuda_ipc_device_covers(). */
+struct cuda_ipc_ranges {
+    uint32_t count;
+    struct {
+        uint64_t base;
+        uint64_t bytes;
+    } all[16];
+};
+
+/**
+ * Whether memory of the driver's lies all the way from `addr`; with the context current.
+ * @param ranges  zeroed before the first call; spares most calls of the driver
+ * @return bytes that are there, at most `bytes`.
+ */
+uint64_t cuda_ipc_device_covers(struct cuda_ipc_device *device, struct cuda_ipc_ranges *ranges,
+                                uint64_t addr, uint64_t bytes);
 
 #endif /* KVL_CUDA_IPC_DEVICE_H */

@@ -90,41 +90,22 @@ static int kv_create(const struct kvl_kv *from, struct cuda_ipc_kv **kv_out, str
     return 0;
 }
 
-/* Memory made of several mappings side by side (expandable segments) has a range for each. */
-static int kv_check_range(const struct cuda_ipc_kv *kv, uint32_t index, struct kvl_err *err)
-{
-    const struct cuda_ipc_api *api = kv->device->api;
-    const uint64_t need = cuda_ipc_layout_extent(&kv->layout);
-    const uint64_t end = kv->bases[index] + need;
-    uint64_t at = kv->bases[index];
-
-    while (at < end) {
-        cuda_ptr base = 0;
-        size_t bytes = 0;
-        const cuda_result code = api->mem_get_address_range(&base, &bytes, at);
-
-        if (code != CUDA_OK || base > at || base + bytes <= at) {
-            return kvl_fail(err, -EINVAL,
-                            "cuda_ipc: base %u of a KV cache, 0x%llx, has %llu bytes of device "
-                            "memory behind it, the layout needs %llu",
-                            (unsigned int)index, (unsigned long long)kv->bases[index],
-                            (unsigned long long)(at - kv->bases[index]), (unsigned long long)need);
-        }
-        at = base + bytes;
-    }
-    return 0;
-}
-
 static int kv_check_bases(const struct cuda_ipc_kv *kv, struct kvl_err *err)
 {
     const uint32_t count = kv->layout.planes * kv->layout.layers;
+    const uint64_t need = cuda_ipc_layout_extent(&kv->layout);
+    struct cuda_ipc_ranges ranges = {0};
 
     for (uint32_t i = 0; i < count; i++) {
+        const uint64_t there = cuda_ipc_device_covers(kv->device, &ranges, kv->bases[i], need);
         int ordinal = -1;
-        int r = kv_check_range(kv, i, err);
 
-        if (r < 0) {
-            return r;
+        if (there < need) {
+            return kvl_fail(err, -EINVAL,
+                            "cuda_ipc: base %u of a KV cache, 0x%llx, has %llu bytes of device "
+                            "memory behind it, the layout needs %llu",
+                            (unsigned int)i, (unsigned long long)kv->bases[i],
+                            (unsigned long long)there, (unsigned long long)need);
         }
         if (kv->device->api->pointer_get_attribute(&ordinal, CUDA_POINTER_DEVICE_ORDINAL,
                                                    kv->bases[i]) == CUDA_OK &&

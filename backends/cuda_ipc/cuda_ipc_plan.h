@@ -94,6 +94,10 @@ int cuda_ipc_side_check(const struct cuda_ipc_side *side, const uint64_t *bytes,
 /** Whether a block table has KVL_BLOCK_SKIP: some bytes of the chunks are not copied. */
 bool cuda_ipc_side_skips(const struct cuda_ipc_side *side, uint32_t count);
 
+/** Largest power of two, up to 16, that divides all addresses, steps and lengths of a side. */
+uint32_t cuda_ipc_side_alignment(const struct cuda_ipc_side *side, const uint64_t *bytes,
+                                 uint32_t count);
+
 /** Bytes that lie together, on average. Of a side that was checked. */
 uint64_t cuda_ipc_side_fragment(const struct cuda_ipc_side *side, const uint64_t *bytes,
                                 uint32_t count);

@@ -232,6 +232,31 @@ bool cuda_ipc_side_skips(const struct cuda_ipc_side *side, uint32_t count)
     return false;
 }
 
+uint32_t cuda_ipc_side_alignment(const struct cuda_ipc_side *side, const uint64_t *bytes,
+                                 uint32_t count)
+{
+    uint64_t bits = ALIGNMENT_MAX;
+
+    for (uint32_t i = 0; i < count; i++) {
+        bits |= bytes[i];
+    }
+    if (side->kind == CUDA_IPC_SIDE_PAGED) {
+        bits |= cuda_ipc_layout_alignment(side->layout);
+    } else if (side->kind == CUDA_IPC_SIDE_RUNS) {
+        for (uint32_t i = side->sg_first[0]; i < side->sg_first[count]; i++) {
+            const struct kvl_sg *sg = &side->sg[i];
+
+            bits |= sg->length == 0 ? 0 : sg->addr | sg->length;
+            bits |= sg->count > 1 && sg->length > 0 ? sg->stride : 0;
+        }
+    } else {
+        for (uint32_t i = 0; i < count; i++) {
+            bits |= side->addrs[i];
+        }
+    }
+    return (uint32_t)(bits & -bits);
+}
+
 static uint64_t side_fragments_of_runs(const struct cuda_ipc_side *side, uint32_t count)
 {
     uint64_t fragments = 0;
