@@ -94,7 +94,7 @@ static int64_t *counter_slot(void *file, uint64_t slot)
 
 int cuda_ipc_counter_probe(const char *name, uint64_t slot)
 {
-    void *file;
+    void *file = NULL;
     int r = counter_map(name, slot, &file);
 
     if (r < 0) {
@@ -123,7 +123,7 @@ static int counter_decrement(int64_t *counter)
 
 int cuda_ipc_counter_drop(const char *name, uint64_t slot)
 {
-    void *file;
+    void *file = NULL;
     int32_t *users;
     int r = counter_map(name, slot, &file);
 
