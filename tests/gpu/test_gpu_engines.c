@@ -20,7 +20,7 @@
 #include "gpu_engine.h"
 
 #define LAYERS 4u
-#define COUNT GPU_RIG_CHUNKS
+#define COUNT 5u
 #define ALL ((1u << COUNT) - 1)
 #define SALT 0x1000000000000000u
 #define OTHER 0x2000000000000000u

@@ -25,7 +25,7 @@
 #define LAYERS 3u
 #define PAGE 16u
 #define BLOCKS (GPU_RIG_CHUNKS * GPU_RIG_CHUNK_TOKENS / PAGE)
-#define COUNT GPU_RIG_CHUNKS
+#define COUNT 5u
 #define ALL ((1u << COUNT) - 1)
 #define SALT 0x1000000000000000u
 #define OTHER 0x2000000000000000u
@@ -111,7 +111,7 @@ static uint64_t torch_ask(const char *word, uint64_t salt, const struct gpu_view
     unsigned long long wrong;
 
     (void)fprintf(torch.out, "%s %llu", word, (unsigned long long)salt);
-    for (uint32_t i = 0; i < BLOCKS; i++) {
+    for (uint32_t i = 0; i < view->block_first[COUNT]; i++) {
         (void)fprintf(torch.out, " %u", view->blocks[i]);
     }
     (void)fprintf(torch.out, "\n");

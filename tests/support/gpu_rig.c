@@ -14,7 +14,7 @@
 
 #define CACHE_TOKENS (GPU_RIG_CHUNKS * GPU_RIG_CHUNK_TOKENS)
 #define PLANE_BYTES ((uint64_t)CACHE_TOKENS * GPU_RIG_TOKEN_BYTES) /* of one layer */
-#define CHUNK_WORDS (GPU_RIG_CHUNK_TOKENS * GPU_RIG_TOKEN_BYTES / sizeof(uint64_t))
+#define SERIES_WORDS (GPU_RIG_CHUNK_TOKENS * GPU_RIG_TOKEN_BYTES / sizeof(uint64_t))
 
 void gpu_rig_die(const char *what, int r)
 {
@@ -38,6 +38,7 @@ void gpu_rig_open(struct gpu_rig *rig, uint32_t layers)
 {
     struct kvl_err err = {.size = sizeof(err)};
     const struct cuda_ipc_api *api = &rig->api;
+    void *stage = NULL;
 
     *rig = (struct gpu_rig){.driver = getenv(GPU_RIG_DRIVER_ENV), .layers = layers};
     if (cuda_ipc_api_open(rig->driver, &rig->api, &err) < 0) {
@@ -55,10 +56,14 @@ void gpu_rig_open(struct gpu_rig *rig, uint32_t layers)
     gpu_rig_check(rig, "cuCtxSetCurrent", api->ctx_set_current(rig->place.context));
     gpu_rig_check(rig, "cuStreamCreate",
                   api->stream_create_with_priority(&rig->stream, CUDA_STREAM_NON_BLOCKING, 0));
+    gpu_rig_check(rig, "cuMemHostAlloc",
+                  api->mem_host_alloc(&stage, gpu_rig_chunk_bytes(rig), CUDA_HOST_PORTABLE));
+    rig->stage = stage;
 }
 
 void gpu_rig_close(struct gpu_rig *rig)
 {
+    gpu_rig_check(rig, "cuMemFreeHost", rig->api.mem_free_host(rig->stage));
     gpu_rig_check(rig, "cuStreamDestroy", rig->api.stream_destroy(rig->stream));
     gpu_rig_check(rig, "cuDevicePrimaryCtxRelease",
                   rig->api.device_primary_ctx_release(rig->place.device));
@@ -80,16 +85,6 @@ cuda_ptr gpu_rig_alloc(struct gpu_rig *rig, uint64_t bytes)
 void gpu_rig_free(struct gpu_rig *rig, cuda_ptr memory)
 {
     gpu_rig_check(rig, "cuMemFree", rig->api.mem_free(memory));
-}
-
-void *gpu_rig_pinned(struct gpu_rig *rig, uint64_t bytes)
-{
-    void *memory = NULL;
-
-    gpu_rig_check(rig, "cuMemHostAlloc",
-                  rig->api.mem_host_alloc(&memory, bytes, CUDA_HOST_PORTABLE));
-    memset(memory, 1, bytes);
-    return memory;
 }
 
 void gpu_rig_wait(struct gpu_rig *rig)
@@ -159,30 +154,31 @@ void gpu_view_init(const struct gpu_rig *rig, const struct gpu_pages *pages, uin
     }
 }
 
-/* What a chunk has in one plane of one layer, in the order of its tokens. */
-static void words_make(uint32_t chunk, uint32_t series, uint64_t salt, uint64_t *words)
+/* What a word of a chunk is: the words go through all tokens of one plane of one layer after the
+ * other. */
+static uint64_t word_of(uint32_t chunk, uint64_t i, uint64_t salt)
 {
-    for (uint64_t i = 0; i < CHUNK_WORDS; i++) {
-        words[i] = salt + ((uint64_t)chunk << 48 | (uint64_t)series << 32 | i);
-    }
+    return salt + ((uint64_t)chunk << 48 | i / SERIES_WORDS << 32 | i % SERIES_WORDS);
 }
 
-/* Copies a chunk's blocks of one plane of one layer to the device, or back. */
-static void words_move(struct gpu_rig *rig, const struct gpu_view *view, uint32_t chunk,
-                       uint32_t series, uint64_t *words, int is_put)
+/* Copies a chunk between `stage` and its blocks. */
+static void chunk_move(struct gpu_rig *rig, const struct gpu_view *view, uint32_t chunk, int is_put)
 {
     const uint64_t bytes = view->kv.block_stride;
+    uint8_t *host = (uint8_t *)rig->stage;
 
-    for (uint32_t i = view->block_first[chunk]; i < view->block_first[chunk + 1]; i++) {
-        const cuda_ptr at = view->bases[series] + view->blocks[i] * bytes;
-        uint64_t *host = words + (i - view->block_first[chunk]) * (bytes / sizeof(*words));
+    for (uint32_t series = 0; series < GPU_RIG_PLANES * rig->layers; series++) {
+        for (uint32_t i = view->block_first[chunk]; i < view->block_first[chunk + 1]; i++) {
+            const cuda_ptr at = view->bases[series] + view->blocks[i] * bytes;
 
-        if (is_put) {
-            gpu_rig_check(rig, "cuMemcpyHtoDAsync",
-                          rig->api.memcpy_htod_async(at, host, bytes, rig->stream));
-        } else {
-            gpu_rig_check(rig, "cuMemcpyDtoHAsync",
-                          rig->api.memcpy_dtoh_async(host, at, bytes, rig->stream));
+            if (is_put) {
+                gpu_rig_check(rig, "cuMemcpyHtoDAsync",
+                              rig->api.memcpy_htod_async(at, host, bytes, rig->stream));
+            } else {
+                gpu_rig_check(rig, "cuMemcpyDtoHAsync",
+                              rig->api.memcpy_dtoh_async(host, at, bytes, rig->stream));
+            }
+            host += bytes;
         }
     }
     gpu_rig_wait(rig);
@@ -190,27 +186,21 @@ static void words_move(struct gpu_rig *rig, const struct gpu_view *view, uint32_
 
 void gpu_view_fill(struct gpu_rig *rig, const struct gpu_view *view, uint32_t chunk, uint64_t salt)
 {
-    static uint64_t words[CHUNK_WORDS];
-
-    for (uint32_t series = 0; series < GPU_RIG_PLANES * rig->layers; series++) {
-        words_make(chunk, series, salt, words);
-        words_move(rig, view, chunk, series, words, 1);
+    for (uint64_t i = 0; i < gpu_rig_chunk_bytes(rig) / sizeof(*rig->stage); i++) {
+        rig->stage[i] = word_of(chunk, i, salt);
     }
+    chunk_move(rig, view, chunk, 1);
 }
 
 uint64_t gpu_view_differs(struct gpu_rig *rig, const struct gpu_view *view, uint32_t chunk,
                           uint64_t salt)
 {
-    static uint64_t expected[CHUNK_WORDS];
-    static uint64_t found[CHUNK_WORDS];
     uint64_t differ = 0;
 
-    for (uint32_t series = 0; series < GPU_RIG_PLANES * rig->layers; series++) {
-        words_make(chunk, series, salt, expected);
-        words_move(rig, view, chunk, series, found, 0);
-        for (uint64_t i = 0; i < CHUNK_WORDS; i++) {
-            differ += expected[i] != found[i];
-        }
+    memset(rig->stage, 0, gpu_rig_chunk_bytes(rig));
+    chunk_move(rig, view, chunk, 0);
+    for (uint64_t i = 0; i < gpu_rig_chunk_bytes(rig) / sizeof(*rig->stage); i++) {
+        differ += rig->stage[i] != word_of(chunk, i, salt);
     }
     return differ;
 }

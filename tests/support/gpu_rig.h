@@ -30,6 +30,7 @@ struct gpu_rig {
     struct cuda_ipc_api api;
     struct cuda_ipc_place place;
     cuda_stream stream;
+    uint64_t *stage; /* one chunk, pinned */
     char name[100];
     const char *driver; /* NULL = the system's */
     uint32_t layers;
@@ -44,7 +45,6 @@ uint64_t gpu_rig_chunk_bytes(const struct gpu_rig *rig);
 
 cuda_ptr gpu_rig_alloc(struct gpu_rig *rig, uint64_t bytes);
 void gpu_rig_free(struct gpu_rig *rig, cuda_ptr memory);
-void *gpu_rig_pinned(struct gpu_rig *rig, uint64_t bytes);
 void gpu_rig_wait(struct gpu_rig *rig);
 
 /** Ends the program unless the code is CUDA_OK. */
