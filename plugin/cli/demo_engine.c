@@ -301,7 +301,7 @@ static int engine_arena(struct demo_engine *self)
 
 static void take_peers(void *ctx, const char *name, uint64_t value)
 {
-    if (strcmp(name, "cuda_ipc_peers") == 0) {
+    if (strcmp(name, "cuda_ipc_peer_links") == 0) {
         *(uint64_t *)ctx = value;
     }
 }

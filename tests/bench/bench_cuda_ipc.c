@@ -355,7 +355,7 @@ static void engines_start(struct gpu_engine *engine, struct gpu_remote *remote)
         gpu_rig_die("the other engine cannot save", 0);
     }
     gpu_engine_open(engine, &all.rig, &setup, NULL);
-    if (gpu_engine_await(engine, "cuda_ipc_peers", 1) < 0) {
+    if (gpu_engine_await(engine, "cuda_ipc_peer_links", 1) < 0) {
         gpu_rig_die("the engines do not find each other", 0);
     }
 }

@@ -138,7 +138,7 @@ static void between(uint32_t page, uint32_t other_page)
     setup = setup_of(other_page, 0, 0);
     (void)snprintf(setup.peers, sizeof(setup.peers), "%s", ready.address);
     gpu_remote_start(&b, &setup, &ready);
-    await(&b, "cuda_ipc_peers", 1);
+    await(&b, "cuda_ipc_peer_links", 1);
     before = stat_of(&b, "store_bytes");
     assert_loads(&b, SALT, 0);
     assert_loads(&b, SALT, 0); /* mapped already */
@@ -173,14 +173,14 @@ static void test_three_engines(void **state)
     start_saved(&a, &setup, SALT, &ready_a);
     (void)snprintf(setup.peers, sizeof(setup.peers), "%s", ready_a.address);
     gpu_remote_start(&b, &setup, &ready);
-    await(&b, "cuda_ipc_peers", 1);
+    await(&b, "cuda_ipc_peer_links", 1);
     assert_loads(&b, SALT, 0);
     assert_int_equal(order(&b, GPU_ORDER_SAVE, 0).r, COUNT);
     (void)snprintf(setup.peers, sizeof(setup.peers), "%s", ready.address);
     gpu_remote_end(&a);
     setup.pool_chunks = 0;
     gpu_remote_start(&c, &setup, &ready);
-    await(&c, "cuda_ipc_peers", 1);
+    await(&c, "cuda_ipc_peer_links", 1);
     assert_loads(&c, SALT, 0); /* out of the memory of B: A is gone */
     gpu_remote_end(&c);
     gpu_remote_end(&b);
@@ -208,7 +208,7 @@ static void pair_start(struct pair *pair)
     start_saved(&pair->a, &pair->setup_a, SALT, &ready);
     (void)snprintf(pair->setup_b.peers, sizeof(pair->setup_b.peers), "%s", ready.address);
     gpu_remote_start(&pair->b, &pair->setup_b, &ready);
-    await(&pair->b, "cuda_ipc_peers", 1);
+    await(&pair->b, "cuda_ipc_peer_links", 1);
 }
 
 static void pair_end(struct pair *pair)
@@ -232,7 +232,7 @@ static void test_exporter_killed_is_a_miss(void **state)
     assert_int_equal(answer.r, 0);
     assert_int_equal(answer.chunks, 0);
     start_saved(&pair.a, &pair.setup_a, SALT + 1, &answer); /* the same addresses, other bytes */
-    await(&pair.b, "cuda_ipc_peers", 1);
+    await(&pair.b, "cuda_ipc_peer_links", 1);
     assert_loads(&pair.b, SALT + 1, 0);
     pair_end(&pair);
 }
@@ -259,7 +259,7 @@ static void test_exporter_killed_while_it_is_read(void **state)
         assert_int_equal(gpu_remote_order(&pair.b, &look, &answer), 0);
         assert_int_equal(answer.value, 0);
         start_saved(&pair.a, &pair.setup_a, SALT + round + 1, &answer);
-        await(&pair.b, "cuda_ipc_peers", 1);
+        await(&pair.b, "cuda_ipc_peer_links", 1);
     }
     pair_end(&pair);
 }
@@ -281,7 +281,7 @@ static void test_importer_killed_leaves_nothing_behind(void **state)
         (void)order(&pair.a, GPU_ORDER_FILL, SALT + round + 1);
         assert_int_equal(order(&pair.a, GPU_ORDER_SAVE, 0).r, COUNT);
         gpu_remote_start(&pair.b, &pair.setup_b, &ready);
-        await(&pair.b, "cuda_ipc_peers", 1);
+        await(&pair.b, "cuda_ipc_peer_links", 1);
         assert_loads(&pair.b, SALT + round + 1, 0);
     }
     pair_end(&pair);

@@ -135,7 +135,7 @@ static struct gpu_answer order(const struct gpu_remote *remote, enum gpu_order_o
                               .chunks = ALL,
                               .salt = salt,
                               .value = 1,
-                              .name = "cuda_ipc_peers"};
+                              .name = "cuda_ipc_peer_links"};
     struct gpu_answer answer = {0};
 
     assert_int_equal(gpu_remote_order(remote, &order, &answer), 0);
@@ -164,7 +164,7 @@ static void test_tensors_are_saved_and_loaded(void **state)
     gpu_engine_open(&engine, &rig, &ours, &kv);
     gpu_remote_start(&remote, &theirs, &answer);
     assert_int_equal(order(&remote, GPU_ORDER_AWAIT, 0).r, 0);
-    assert_int_equal(gpu_engine_await(&engine, "cuda_ipc_peers", 1), 0);
+    assert_int_equal(gpu_engine_await(&engine, "cuda_ipc_peer_links", 1), 0);
 
     assert_int_equal(torch_ask("fill", SALT, &engine.view), 0);
     assert_int_equal(gpu_engine_save(&engine, COUNT), COUNT);
