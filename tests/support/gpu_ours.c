@@ -152,7 +152,7 @@ void gpu_ours_move(struct gpu_ours *ours, enum cuda_ipc_method method, const str
                                       .hosts = flat->hosts != NULL ? hosts : NULL};
     struct cuda_ipc_job job = {.bytes = bytes, .done = job_done};
 
-    for (uint32_t i = 0; i < GPU_RIG_CHUNKS; i++) {
+    for (uint32_t i = 0; i < GPU_RIG_CHUNKS && i < n; i++) {
         bytes[i] = gpu_rig_chunk_bytes(ours->rig);
         hosts[i] = flat->hosts != NULL ? flat->hosts[i] : NULL;
     }

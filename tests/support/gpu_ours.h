@@ -17,7 +17,8 @@ struct gpu_ours {
     struct cuda_ipc_copy *copies[CUDA_IPC_METHODS];
 };
 
-/** A side in contiguous pieces: chunk i at the i-th address of one of the two. */
+/** A side in contiguous pieces: chunk i at the i-th address of one of the two, of which there are
+ * as many as chunks, at most GPU_RIG_CHUNKS. */
 struct gpu_flat {
     const cuda_ptr *addrs; /* on the device; or NULL */
     void *const *hosts; /* in pinned memory of the host; or NULL */
