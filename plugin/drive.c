@@ -29,6 +29,19 @@ int kvl_drive_any(const struct kvl_instance *instance, uint64_t caps)
     return 0;
 }
 
+uint32_t kvl_drive_may_ask(const struct kvl_instance *instance, uint32_t flags)
+{
+    uint32_t mask = 0;
+
+    if ((flags & KVL_BATCH_HELD) == 0) {
+        return UINT32_MAX;
+    }
+    for (uint32_t i = 0; i < instance->route.count; i++) {
+        mask |= (uint32_t)((instance->route.backends[i]->caps & KVL_CAP_HELD) != 0) << i;
+    }
+    return mask;
+}
+
 uint32_t kvl_drive_below(const struct kvl_instance *instance)
 {
     uint32_t mask = 0;
@@ -122,7 +135,7 @@ static int ask_own(struct kvl_instance *instance, struct kvl_op *op, struct kvl_
  * it there without the host come before the own store, when they are said to hold it. */
 static uint32_t choose(struct kvl_instance *instance, struct kvl_op *op, struct kvl_op_item *item)
 {
-    uint32_t untried = ~item->tried;
+    uint32_t untried = ~item->tried & kvl_drive_may_ask(instance, op->flags);
     uint32_t hinted;
     uint32_t who = NOBODY;
 

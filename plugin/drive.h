@@ -19,6 +19,9 @@ static inline int kvl_drive_can(const struct kvl_backend *backend, uint64_t caps
 /** True when some backend can. */
 int kvl_drive_any(const struct kvl_instance *instance, uint64_t caps);
 
+/** Bit per backend that may be asked for a lookup or load with these KVL_BATCH_ flags. */
+uint32_t kvl_drive_may_ask(const struct kvl_instance *instance, uint32_t flags);
+
 /** Bit per backend with `put_to = evicted`, running or not. */
 uint32_t kvl_drive_below(const struct kvl_instance *instance);
 

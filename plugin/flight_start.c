@@ -179,6 +179,7 @@ static int manifest_init(struct manifest *manifest, const struct kvl_flight *fli
         .kv = telling == TELL_BLOCKS ? flight->op->place.cache->number : 0,
         .stream =
             flight->is_direct && flight->op->place.mover != NULL ? flight->op->memory.stream : 0,
+        .flags = flight->op->flags,
     };
     return 0;
 }

@@ -205,8 +205,8 @@ static int nobody_serves(const struct kvl_kv *kv, struct kvl_err *err)
 {
     if (kv->mem == KVL_MEM_CUDA) {
         return kvl_err_set(err, -ENOTSUP, 0,
-                           "register_kv: no running backend serves memory of CUDA devices; one "
-                           "that does needs a section in the INI file, and a driver");
+                           "register_kv: no running backend serves memory of CUDA devices: the "
+                           "INI file names none, or it was left out for want of a driver");
     }
     return kvl_err_set(err, -ENOTSUP, 0,
                        "register_kv: no running backend serves memory of kind %u; 0 is host "

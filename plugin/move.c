@@ -13,10 +13,13 @@
 static void lookup_hints(struct kvl_instance *instance, const struct kvl_batch *batch,
                          struct kvl_answer *answer)
 {
+    const uint32_t may_ask = kvl_drive_may_ask(instance, batch->flags);
+
     for (uint32_t b = 0; b < instance->route.count; b++) {
         const struct kvl_backend *backend = instance->route.backends[b];
 
-        if (!kvl_drive_can(backend, KVL_CAP_READ) || kvl_drive_can(backend, KVL_CAP_LOOKUP)) {
+        if ((may_ask >> b & 1) == 0 || !kvl_drive_can(backend, KVL_CAP_READ) ||
+            kvl_drive_can(backend, KVL_CAP_LOOKUP)) {
             continue;
         }
         for (uint32_t i = 0; i < batch->count; i++) {

@@ -54,6 +54,7 @@ int kvl_op_create(struct kvl_flights *flights, enum kvl_op_kind kind, const stru
         return -ENOMEM;
     }
     op->kind = kind;
+    op->flags = batch != NULL ? batch->flags & KVL_BATCH_HELD : 0;
     op->deadline_ms = deadline_ms;
     op->flights = flights;
     op->count = count;

@@ -64,6 +64,7 @@ struct kvl_op_item {
 struct kvl_op {
     uint64_t handle;
     enum kvl_op_kind kind;
+    uint32_t flags; /* KVL_BATCH_HELD, for the backends */
     uint64_t deadline_ms;
     struct kvl_flights *flights; /* borrowed */
     pthread_cond_t changed;

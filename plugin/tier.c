@@ -39,6 +39,7 @@ struct kvl_tier {
     struct kvl_instance *instance; /* borrowed, outlives us */
     int writes; /* some backend has put_to = evicted */
     int fetches; /* some backend can be asked */
+    int fetches_held; /* some that keeps chunks of this process itself */
     pthread_t writer;
     pthread_t fetchers[FETCHERS];
     int fetcher_count;
@@ -113,8 +114,8 @@ static struct request *new_request(const struct kvl_key *key, uint32_t flags, kv
 
 /* ---- fetching and removing ---- */
 
-/* One batch for all requests; status_out has one entry each. */
-static void run_batch(struct kvl_tier *tier, struct request **list, uint32_t count, int lookup,
+/* One batch for all requests, which are of one kind; status_out has one entry each. */
+static void run_batch(struct kvl_tier *tier, struct request **list, uint32_t count,
                       int32_t *status_out)
 {
     struct kvl_chunk chunks[REMOVE_BATCH];
@@ -122,7 +123,7 @@ static void run_batch(struct kvl_tier *tier, struct request **list, uint32_t cou
         .size = sizeof(batch),
         .count = count,
         .chunks = chunks,
-        .flags = 0,
+        .flags = (list[0]->flags & KVL_FETCH_HELD) != 0 ? KVL_BATCH_HELD : 0,
     };
     struct kvl_result result = {
         .size = sizeof(result),
@@ -140,13 +141,14 @@ static void run_batch(struct kvl_tier *tier, struct request **list, uint32_t cou
     if (list[0]->fn == NULL) {
         r = kvl_move_remove_below(tier->instance, &batch);
     } else {
-        r = lookup ? kvl_move_lookup(tier->instance, &batch, &result, NULL)
-                   : kvl_move_load(tier->instance, &batch, &result, NULL);
+        r = (list[0]->flags & KVL_FETCH_LOOKUP) != 0
+                ? kvl_move_lookup(tier->instance, &batch, &result, NULL)
+                : kvl_move_load(tier->instance, &batch, &result, NULL);
     }
     (void)r; /* the items say it */
 }
 
-/* Answers requests of one kind; those of the other kind are moved to `rest`. */
+/* Answers requests of one kind; those of other kinds are moved to `rest`. */
 static uint32_t run_kind(struct kvl_tier *tier, struct request **list, uint32_t count,
                          uint32_t flags, struct request **rest)
 {
@@ -156,14 +158,14 @@ static uint32_t run_kind(struct kvl_tier *tier, struct request **list, uint32_t 
     uint32_t others = 0;
 
     for (uint32_t i = 0; i < count; i++) {
-        if ((list[i]->flags & KVL_FETCH_LOOKUP) == flags) {
+        if (list[i]->flags == flags) {
             mine[n++] = list[i];
         } else {
             rest[others++] = list[i];
         }
     }
     if (n > 0) {
-        run_batch(tier, mine, n, flags != 0, status);
+        run_batch(tier, mine, n, status);
     }
     for (uint32_t i = 0; i < n; i++) {
         atomic_fetch_add(&tier->fetched, 1);
@@ -178,7 +180,7 @@ static void run_removes(struct kvl_tier *tier, struct request **list, uint32_t c
 {
     int32_t status[REMOVE_BATCH];
 
-    run_batch(tier, list, count, 0, status);
+    run_batch(tier, list, count, status);
     atomic_fetch_add(&tier->removes, count);
     for (uint32_t i = 0; i < count; i++) {
         const struct kvl_key key = {.text = list[i]->key, .length = list[i]->length};
@@ -218,8 +220,9 @@ static void *fetch_main(void *arg)
         }
         count = queue_take(&tier->wanted, list, FETCH_BATCH);
         pthread_mutex_unlock(&tier->lock);
-        count = run_kind(tier, list, count, 0, list);
-        (void)run_kind(tier, list, count, KVL_FETCH_LOOKUP, list);
+        while (count > 0) {
+            count = run_kind(tier, list, count, list[0]->flags, list);
+        }
         pthread_mutex_lock(&tier->lock);
     }
     pthread_mutex_unlock(&tier->lock);
@@ -232,10 +235,10 @@ int kvl_tier_fetch(struct kvl_tier *tier, const struct kvl_key *key, uint32_t fl
     struct request *request;
     int r = 0;
 
-    if (tier == NULL || !tier->fetches) {
+    if (tier == NULL || !((flags & KVL_FETCH_HELD) != 0 ? tier->fetches_held : tier->fetches)) {
         return -ENOENT;
     }
-    request = new_request(key, flags, fn, ctx);
+    request = new_request(key, flags & (KVL_FETCH_LOOKUP | KVL_FETCH_HELD), fn, ctx);
     if (request == NULL) {
         return -ENOMEM;
     }
@@ -503,6 +506,7 @@ int kvl_tier_start(struct kvl_instance *instance, struct kvl_tier **tier_out)
     tier->instance = instance;
     tier->writes = writes;
     tier->fetches = fetches;
+    tier->fetches_held = fetches && kvl_drive_any(instance, KVL_CAP_READ | KVL_CAP_HELD);
     pthread_mutex_init(&tier->lock, NULL);
     pthread_cond_init(&tier->cold, NULL);
     pthread_cond_init(&tier->asked, NULL);

@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "cond.h"
+#include "keepers.h"
 
 /* As LMCache's sender, except that a status is first asked for at once: nobody is frozen, and events
  * wait for the answer. */
@@ -164,24 +165,6 @@ static int sync_add_key(void *ctx, const struct kvl_key *key, uint64_t bytes)
     }
     sync->keys[sync->count++] = id;
     return 0;
-}
-
-/* Whether somebody keeps chunks beside the store. Then also an empty list says something: it takes
- * away what a process before us left with the controller. */
-static bool sync_has_keepers(const struct controller_sync *sync)
-{
-    const struct kvl_host *host = sync->desc.host;
-    struct kvl_health health = {.size = sizeof(health)};
-    bool keeps = false;
-
-    if (!KVL_HAS_OP(host, held) || !KVL_HAS_OP(host, health)) {
-        return false;
-    }
-    for (uint32_t i = 1; !keeps && host->health(host, i, &health) == 0; i++) {
-        keeps = (health.caps & KVL_CAP_HELD) != 0;
-        health.size = sizeof(health);
-    }
-    return keeps;
 }
 
 static int sync_list(struct controller_sync *sync)
@@ -447,7 +430,8 @@ static int sync_run(struct controller_sync *sync)
     sync->breaks = stats.breaks;
     sync->total = 0;
     r = sync_location(sync, KVL_WHERE_HOST);
-    if (r == 0 && sync_has_keepers(sync)) {
+    /* an empty list too says something: it takes away what a process before us left there */
+    if (r == 0 && kvl_has_keepers(sync->desc.host)) {
         r = sync_location(sync, KVL_WHERE_GPU);
     }
     controller_events_release(sync->desc.events, r == 0);

@@ -362,6 +362,7 @@ void py_socket_channel_close(struct kvl_channel *channel)
     if (channel->timer.loop != NULL) {
         py_socket_timer_remove(&channel->timer);
     }
+    py_socket_brings_drop(channel);
     channel_end_ops(channel);
     py_socket_link_close(channel->link);
     channel_free(channel);

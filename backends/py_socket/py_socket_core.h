@@ -480,6 +480,22 @@ void py_socket_pair_drop(struct py_socket_lane *lane, const struct py_socket_con
 int py_socket_serve(struct py_socket_conn *conn);
 /** The payload of a WRITE is in. */
 void py_socket_serve_written(struct py_socket_conn *conn);
+/**
+ * Answers a LOOKUP or GET that had to wait; any thread, no lock.
+ * @param there  per key: 1 = it was found beside the own store
+ */
+void py_socket_serve_later(struct py_socket_conn *conn, const struct py_socket_frame *asked,
+                           const uint8_t *table, const uint8_t *there);
+
+/* ---- py_socket_bring.c ---- */
+
+/**
+ * Who receives, no lock, with a LOOKUP or GET. Has the backends of this process that keep chunks asked
+ * for those that the store has not. @return 1: it is answered when they have; 0: answer it now.
+ */
+int py_socket_bring(struct py_socket_conn *conn);
+/** Its connections are closed: nothing touches the channel when this returns. No lock. */
+void py_socket_brings_drop(struct kvl_channel *channel);
 /** True when a range lies in the own buffer. */
 bool py_socket_in_buffer(const struct kvl_channel *channel, uint64_t offset, uint64_t length);
 

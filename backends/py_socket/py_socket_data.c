@@ -34,6 +34,7 @@ int py_socket_data_start(struct py_socket_data *data)
     *parent = 1;
     data->parent = parent;
     pthread_mutex_init(&data->lock, NULL);
+    pthread_cond_init(&data->brought, NULL);
     return 0;
 }
 
@@ -65,6 +66,7 @@ void py_socket_data_stop(struct py_socket_data *data)
     py_socket_loops_stop(&data->loops);
     munmap(data->parent, (size_t)sysconf(_SC_PAGESIZE));
     data->parent = NULL;
+    pthread_cond_destroy(&data->brought);
     pthread_mutex_destroy(&data->lock);
 }
 

@@ -27,6 +27,13 @@ struct py_socket_serve_ops {
     int (*lookup)(void *ctx, const struct kvl_key *key);
     /** Leases a chunk, whose bytes then rest. @return 0; -ENOENT; another code for the peer. */
     int (*lease)(void *ctx, const struct kvl_key *key, struct kvl_view *view_out);
+    /**
+     * Looks for a chunk that `lookup` does not know where backends of this process keep some, and
+     * unless `only_look` brings it to where `lease` finds it. As store_fetch of the host. NULL:
+     * there are no such backends.
+     */
+    int (*bring)(void *ctx, const struct kvl_key *key, int only_look, kvl_fetch_fn fn,
+                 void *fn_ctx);
     /** Gives a lease back: sent, given back by the peer, or the peer is gone. Exactly once. */
     void (*release)(void *ctx, uint64_t lease);
     /** Memory in which views lie, for peers on this host. fd -1: all goes through sockets. */
@@ -41,8 +48,11 @@ struct py_socket_data {
     const struct py_socket_serve_ops *serve; /* NULL = LOOKUP and GET are refused */
     struct py_socket_loops loops;
     uint8_t *parent; /* a page that reads as 1, but as 0 in a forked child */
-    pthread_mutex_t lock; /* guards channels */
+    pthread_mutex_t lock; /* guards what follows */
+    pthread_cond_t brought; /* one of the brings has ended */
     struct kvl_channel *channels;
+    struct py_socket_bring *brings; /* questions that wait for chunks */
+    uint64_t bring_bytes;
 };
 
 /** The data plane of the instance that py_socket_channel_ops.open gets; from py_socket.c. */

@@ -37,9 +37,21 @@ static uint64_t serve_ranges(const struct py_socket_conn *conn, struct iovec *io
 
 static void serve_put(struct py_socket_conn *conn, struct py_socket_out *take_out)
 {
-    pthread_mutex_lock(&conn->channel->lock);
-    py_socket_conn_put(conn, take_out);
-    py_socket_unlock(conn->channel);
+    struct kvl_channel *channel = conn->channel;
+    bool is_open;
+
+    pthread_mutex_lock(&channel->lock);
+    is_open = !conn->dead && conn->state == PY_SOCKET_CONN_OPEN;
+    if (is_open) {
+        py_socket_conn_put(conn, take_out);
+    }
+    py_socket_unlock(channel);
+    if (!is_open) { /* what it was given on the way is not asked back by its close */
+        py_socket_out_destroy(take_out);
+        if (channel->leases != NULL) {
+            py_socket_lease_give_all(channel->leases, conn);
+        }
+    }
 }
 
 /* ---- READ and WRITE ---- */
@@ -106,14 +118,16 @@ static void serve_cancel(struct py_socket_conn *conn)
 
 /* ---- chunks ---- */
 
-static int serve_lookup(struct py_socket_conn *conn)
+/* @param there  per key: 1 = somebody here has it; NULL = only the store was looked at */
+static int serve_lookup(struct py_socket_conn *conn, const struct py_socket_frame *asked,
+                        const uint8_t *table, const uint8_t *there)
 {
     const struct py_socket_serve_ops *serve = conn->channel->data->serve;
     const struct py_socket_frame frame = {.type = PY_SOCKET_LOOKUP,
                                           .flags = PY_SOCKET_REPLY,
-                                          .id = conn->frame.id,
-                                          .count = conn->frame.count,
-                                          .table = (conn->frame.count + 7) / 8};
+                                          .id = asked->id,
+                                          .count = asked->count,
+                                          .table = (asked->count + 7) / 8};
     struct py_socket_out *out = py_socket_out_create(&frame, 0);
     size_t at = 0;
     uint8_t *bits;
@@ -125,13 +139,15 @@ static int serve_lookup(struct py_socket_conn *conn)
     memset(bits, 0, frame.table);
     for (uint32_t i = 0; i < frame.count; i++) {
         struct kvl_key key;
-        int r = py_socket_key_decode(conn->table, conn->frame.table, &at, &key);
+        int r = py_socket_key_decode(table, asked->table, &at, &key);
+        int is_there;
 
         if (r < 0) {
             py_socket_out_destroy(out);
             return r;
         }
-        bits[i / 8] |= (uint8_t)((serve->lookup(serve->ctx, &key) == 0 ? 1u : 0u) << i % 8);
+        is_there = (there != NULL && there[i] != 0) || serve->lookup(serve->ctx, &key) == 0;
+        bits[i / 8] |= (uint8_t)((is_there ? 1u : 0u) << i % 8);
     }
     serve_put(conn, out);
     return 0;
@@ -202,38 +218,34 @@ static void serve_found(struct py_socket_conn *conn, const struct kvl_view *view
     }
 }
 
-/* One entry of the answer. @return -EPROTO the question is none. */
-static int serve_wish(struct py_socket_conn *conn, uint32_t item, size_t *at_io,
-                      struct py_socket_out *out, struct serve_hold *hold)
+/* One entry of the answer. */
+static void serve_wish(struct py_socket_conn *conn, const struct py_socket_wish *wish,
+                       uint8_t *entry, struct py_socket_out *out, struct serve_hold *hold)
 {
     const struct py_socket_serve_ops *serve = hold->serve;
     struct py_socket_found found = {0};
-    struct py_socket_wish wish;
     struct kvl_view view;
 
-    if (py_socket_wish_decode(conn->table, conn->frame.table, at_io, &wish) < 0) {
-        return -EPROTO;
-    }
-    found.status = serve->lease(serve->ctx, &wish.key, &view);
+    found.status = serve->lease(serve->ctx, &wish->key, &view);
     if (found.status == 0) {
-        found.status = serve_expects(&wish, &view);
+        found.status = serve_expects(wish, &view);
         if (found.status < 0) {
             serve->release(serve->ctx, view.lease);
         } else {
             serve_found(conn, &view, &found, out, hold);
         }
     }
-    py_socket_found_encode(&found, py_socket_out_table(out) + (size_t)item * PY_SOCKET_FOUND_BYTES);
-    return 0;
+    py_socket_found_encode(&found, entry);
 }
 
-static int serve_get(struct py_socket_conn *conn)
+static int serve_get(struct py_socket_conn *conn, const struct py_socket_frame *asked,
+                     const uint8_t *table)
 {
     struct py_socket_frame frame = {.type = PY_SOCKET_GET,
                                     .flags = PY_SOCKET_REPLY,
-                                    .id = conn->frame.id,
-                                    .count = conn->frame.count,
-                                    .table = conn->frame.count * PY_SOCKET_FOUND_BYTES};
+                                    .id = asked->id,
+                                    .count = asked->count,
+                                    .table = asked->count * PY_SOCKET_FOUND_BYTES};
     struct serve_hold *hold = malloc(sizeof(*hold) + frame.count * sizeof(uint64_t));
     struct py_socket_out *out = py_socket_out_create(&frame, frame.count);
     size_t at = 0;
@@ -249,7 +261,13 @@ static int serve_get(struct py_socket_conn *conn)
     out->end = serve_let_go;
     out->ctx = hold;
     for (uint32_t i = 0; i < frame.count && r == 0; i++) {
-        r = serve_wish(conn, i, &at, out, hold);
+        struct py_socket_wish wish;
+
+        r = py_socket_wish_decode(table, asked->table, &at, &wish);
+        if (r == 0) {
+            serve_wish(conn, &wish, py_socket_out_table(out) + (size_t)i * PY_SOCKET_FOUND_BYTES,
+                       out, hold);
+        }
     }
     if (r < 0) {
         py_socket_out_destroy(out);
@@ -276,16 +294,34 @@ static int serve_release(struct py_socket_conn *conn)
 
 /* ---- requests ---- */
 
+static int serve_question(struct py_socket_conn *conn, const struct py_socket_frame *asked,
+                          const uint8_t *table, const uint8_t *there)
+{
+    return asked->type == PY_SOCKET_LOOKUP ? serve_lookup(conn, asked, table, there)
+                                           : serve_get(conn, asked, table);
+}
+
+void py_socket_serve_later(struct py_socket_conn *conn, const struct py_socket_frame *asked,
+                           const uint8_t *table, const uint8_t *there)
+{
+    int r = serve_question(conn, asked, table, there);
+
+    if (r < 0) {
+        pthread_mutex_lock(&conn->channel->lock);
+        py_socket_conn_kill(conn, r);
+        py_socket_unlock(conn->channel);
+    }
+}
+
 static int serve_chunks(struct py_socket_conn *conn)
 {
-    uint8_t type = conn->frame.type;
-
     if (conn->channel->data->serve == NULL) {
         return -EPROTO; /* we said so in our HELLO */
     }
-    return type == PY_SOCKET_LOOKUP ? serve_lookup(conn)
-           : type == PY_SOCKET_GET  ? serve_get(conn)
-                                    : serve_release(conn);
+    if (conn->frame.type == PY_SOCKET_RELEASE) {
+        return serve_release(conn);
+    }
+    return py_socket_bring(conn) ? 0 : serve_question(conn, &conn->frame, conn->table, NULL);
 }
 
 static int serve_send(struct py_socket_conn *conn)

@@ -62,6 +62,11 @@ typedef void (*kvl_locate_fn)(void *ctx, int32_t status, const struct kvl_run *r
 
 /** store_fetch: only ask whether somebody has the chunk, bring nothing. */
 #define KVL_FETCH_LOOKUP (1u << 0)
+/**
+ * Since 1.2. store_fetch: only from backends that keep chunks of this process themselves
+ * (KVL_CAP_HELD). For those who serve peers that would else ask one another in circles.
+ */
+#define KVL_FETCH_HELD (1u << 1)
 
 /** Longest text a backend may have channels tell to peers on its behalf, in bytes. */
 #define KVL_OFFER_MAX 1024u

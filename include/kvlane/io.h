@@ -31,6 +31,11 @@ KVL_STATIC_ASSERT(sizeof(struct kvl_chunk) == 64, "struct kvl_chunk is part of t
 #define KVL_BATCH_OVERWRITE (1u << 0)
 /** save: keep the chunks in the local store only, whatever `put_to` says. */
 #define KVL_BATCH_LOCAL_ONLY (1u << 1)
+/**
+ * Since 1.2. lookup, load: only what this process keeps itself: the own store, and backends with
+ * KVL_CAP_HELD, which are passed the flag and do not ask their peers.
+ */
+#define KVL_BATCH_HELD (1u << 2)
 
 /** Most chunks in one batch. */
 #define KVL_BATCH_MAX 65536u

@@ -115,9 +115,12 @@ static void test_what_is_kept_is_told_and_listed(void **state)
     save("m@1@0@2f@half", 0);
     assert_true(engine_await_stat(&engine, "registry_keys", 4));
     save("m@1@0@1f@half", 1);
-    for (int i = 0; i < 1000 && engine_stat(&engine, "registry_keys") != 2; i++) {
+    for (int i = 0; i < 1000 && (engine_stat(&engine, "registry_keys") != 2 ||
+                                 engine_stat(&engine, "registry_chunks") != 1);
+         i++) {
         await_round();
     }
+    await_round(); /* what the one before listed may be older than the registry */
     assert_int_equal(engine_stat(&engine, "registry_keys"), 2);
     assert_int_equal(engine_stat(&engine, "registry_chunks"), 1);
     assert_int_equal(engine_stat(&engine, "registry_gaps"), 0);
@@ -133,6 +136,36 @@ static void test_who_keeps_chunks_says_where(void **state)
     start("[mock_kept]\nwhere = 7\npreload = a b\nshelf = other\n[mock_echo]\n");
     await_round();
     assert_int_equal(engine_stat(&engine, "mock_echo_held_gpu"), 0);
+    finish();
+}
+
+/* A batch that asks only for what this process keeps. */
+static int find_held(const char *key, int is_load)
+{
+    static uint8_t data[4096];
+    struct engine_batch batch;
+
+    engine_batch_init(&batch, 0);
+    (void)engine_batch_add(&batch, key, is_load ? data : NULL, is_load ? sizeof(data) : 0);
+    batch.batch.flags = KVL_BATCH_HELD;
+    assert_int_equal((is_load ? engine.plugin->load : engine.plugin->lookup)(
+                         engine.instance, &batch.batch, &batch.result, NULL),
+                     0);
+    return batch.status[0];
+}
+
+static void test_others_are_left_out_on_demand(void **state)
+{
+    (void)state;
+    start("[mock_good]\npreload = far\nshelf = far\n[mock_kept]\npreload = near\nshelf = near\n");
+    save("own", 0);
+    assert_int_equal(find_held("own", 0), 0);
+    for (int is_load = 0; is_load < 2; is_load++) {
+        assert_int_equal(find_held("near", is_load), 0);
+        assert_int_equal(find_held("far", is_load), -ENOENT);
+    }
+    assert_int_equal(engine_stat(&engine, "mock_good_lookup_items"), 0);
+    assert_int_equal(engine_stat(&engine, "mock_good_read_items"), 0);
     finish();
 }
 
@@ -184,6 +217,7 @@ int main(void)
         cmocka_unit_test(test_an_offer_has_a_limit),
         cmocka_unit_test(test_what_is_kept_is_told_and_listed),
         cmocka_unit_test(test_who_keeps_chunks_says_where),
+        cmocka_unit_test(test_others_are_left_out_on_demand),
         cmocka_unit_test(test_codecs_do_without_a_device),
     };
 

@@ -684,7 +684,7 @@ static int fake_health(const struct kvl_host *host, uint32_t location,
     pthread_mutex_lock(&fake->lock);
     keeps = fake->keeps;
     pthread_mutex_unlock(&fake->lock);
-    if (!keeps || location != 1) {
+    if (!keeps || location != 2) {
         return -EINVAL;
     }
     health_out->caps = KVL_CAP_HELD;

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
@@ -89,9 +90,108 @@ static void test_only_its_like_is_told(void **state)
     rig_close(&without);
 }
 
+/* ---- chunks that only the memory of a GPU has ---- */
+
+#define KEPT_BYTES 4096u
+
+static void expect_kept(struct rig_node *node, const char *key)
+{
+    uint8_t bytes[KEPT_BYTES];
+
+    assert_int_equal(rig_load(node, key, bytes, sizeof(bytes), WAIT_MS), 0);
+    assert_int_equal(engine_preload_differs(key, bytes, sizeof(bytes)), 0);
+}
+
+static void serve_kept(const char *shm)
+{
+    struct rig_node has;
+    struct rig_node asks;
+
+    rig_open(&has, HEAD "[py_socket]\nshm = %s\n[mock_kept]\npreload = k1 k2\nshelf = serve-%s\n",
+             shm, shm);
+    rig_open(&asks, HEAD "[py_socket]\nshm = %s\npeers = %s\n", shm, has.url);
+    rig_await(&asks, "k1", 0);
+    assert_int_equal(rig_lookup(&asks, "k3", WAIT_MS, NULL), -ENOENT);
+    assert_int_equal(engine_stat(&has.engine, "store_chunks"), 0); /* so far it was only asked */
+    expect_kept(&asks, "k1");
+    assert_int_equal(engine_stat(&has.engine, "store_chunks"), 1);
+    expect_kept(&asks, "k2"); /* without a lookup */
+    expect_kept(&asks, "k2");
+    assert_int_equal(engine_stat(&has.engine, "mock_kept_read_items"), 2);
+    rig_close(&asks);
+    rig_close(&has);
+}
+
+static void test_an_owner_serves_what_it_keeps(void **state)
+{
+    (void)state;
+    serve_kept("yes");
+    serve_kept("no");
+}
+
+/* Two that ask each other: a question goes to one peer and not on from there. */
+static void test_questions_do_not_go_in_circles(void **state)
+{
+    const unsigned ports[2] = {rig_port(), rig_port()};
+    struct rig_node nodes[2];
+
+    (void)state;
+    for (uint32_t i = 0; i < 2; i++) {
+        rig_open(&nodes[i],
+                 HEAD "[py_socket]\nbind = 127.0.0.1:%u\npeers = 127.0.0.1:%u\n"
+                      "[mock_kept]\nshelf = circle-%u\npreload = of-%u\n",
+                 ports[i], ports[1 - i], i, i);
+    }
+    rig_await(&nodes[0], "of-1", 0);
+    rig_await(&nodes[1], "of-0", 0);
+    for (uint32_t i = 0; i < 2; i++) {
+        const uint64_t before = engine_stat(&nodes[1 - i].engine, "py_socket_seek_lookups");
+
+        assert_int_equal(rig_lookup(&nodes[i], "nobody has it", WAIT_MS, NULL), -ENOENT);
+        assert_int_equal(engine_stat(&nodes[1 - i].engine, "py_socket_seek_lookups"), before);
+    }
+    rig_close(&nodes[0]);
+    rig_close(&nodes[1]);
+}
+
+/* The controller names an engine for what it has in the memory of a GPU only, and rightly so. */
+static void test_a_fleet_finds_what_is_kept(void **state)
+{
+    static struct rig_node controller;
+    static struct rig_node engines[2];
+    const unsigned pull = rig_port();
+    const unsigned reply = rig_port();
+
+    (void)state;
+    rig_open(&controller,
+             HEAD "[controller:ctl]\nrole = controller\nhttp = no\npull_port = %u\n"
+                  "reply_port = %u\n",
+             pull, reply);
+    for (uint32_t i = 0; i < 2; i++) {
+        const unsigned port = rig_port();
+
+        rig_open(&engines[i],
+                 HEAD "[py_socket]\nbind = 127.0.0.1:%u\n"
+                      "[mock_kept]\nput_to = yes\nshelf = fleet-%u\npreload = of-%u\n"
+                      "[controller:worker]\nrole = worker\ninstance_id = engine-%u\n"
+                      "controller_pull_url = 127.0.0.1:%u\ncontroller_reply_url = 127.0.0.1:%u\n"
+                      "peer_init_url = 127.0.0.1:%u\nrecv_timeout = 2s\nsync_startup_delay = 0\n",
+                 port, i, i, i, pull, reply, port);
+    }
+    rig_await(&engines[0], "of-1", 0);
+    rig_await(&engines[1], "of-0", 0);
+    expect_kept(&engines[0], "of-1");
+    expect_kept(&engines[1], "of-0");
+    assert_true(engine_stat(&engines[0].engine, "py_socket_seek_locates") > 0);
+    assert_int_equal(engine_stat(&engines[0].engine, "store_chunks"), 1); /* what it served */
+    rig_close(&engines[0]);
+    rig_close(&engines[1]);
+    rig_close(&controller);
+}
+
 static int set_up(void **state)
 {
-    static const char *const words[] = {"py_socket", "mock_kept", NULL};
+    static const char *const words[] = {"py_socket", "controller", "mock_kept", NULL};
 
     (void)state;
     rig_gather(words);
@@ -110,6 +210,9 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_both_sides_are_told),
         cmocka_unit_test(test_only_its_like_is_told),
+        cmocka_unit_test(test_an_owner_serves_what_it_keeps),
+        cmocka_unit_test(test_questions_do_not_go_in_circles),
+        cmocka_unit_test(test_a_fleet_finds_what_is_kept),
     };
 
     rig_be_child(argc, argv);

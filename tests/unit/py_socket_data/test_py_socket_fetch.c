@@ -22,23 +22,75 @@
 #define CHUNK (1024u * 1024 + 40)
 #define CHUNKS 8u
 
-/* ---- a store: chunks c0 .. c7, c5 is empty, c6 is held back ---- */
+/* ---- a store: chunks c0 .. c7, c5 is empty, c6 is held back; d0 .. d7 once they are brought ---- */
+
+struct search {
+    kvl_fetch_fn fn;
+    void *ctx;
+    int chunk;
+    int only_look;
+};
 
 static struct {
     struct py_socket_memfd memory;
     int fd;
     _Atomic int leases;
     _Atomic int overwrite; /* the bytes change as soon as they are leased, as if the lease ended */
+    _Atomic uint32_t brought; /* bit per chunk */
+    struct search searches[CHUNKS]; /* begun, and ended by the test */
+    _Atomic uint32_t search_count;
 } store = {.fd = -1};
 
 static const struct kvl_attrs attrs = {KVL_FMT_KV_2LTD, KVL_DTYPE_BFLOAT16, {2, 3, 4, 5}};
 
-static int store_find(const struct kvl_key *key)
+static int store_number(const struct kvl_key *key, char letter)
 {
-    return key->length == 2 && key->text[0] == 'c' && key->text[1] >= '0' &&
+    return key->length == 2 && key->text[0] == letter && key->text[1] >= '0' &&
                    key->text[1] < (char)('0' + CHUNKS)
                ? key->text[1] - '0'
                : -1;
+}
+
+static int store_find(const struct kvl_key *key)
+{
+    int i = store_number(key, 'd');
+
+    return i >= 0 && (store.brought >> i & 1) != 0 ? i : store_number(key, 'c');
+}
+
+static int store_bring(void *ctx, const struct kvl_key *key, int only_look, kvl_fetch_fn fn,
+                       void *fn_ctx)
+{
+    int i = store_number(key, 'd');
+
+    (void)ctx;
+    if (i < 0) {
+        return -ENOENT;
+    }
+    store.searches[store.search_count] =
+        (struct search){.fn = fn, .ctx = fn_ctx, .chunk = i, .only_look = only_look};
+    store.search_count++;
+    return 0;
+}
+
+static void store_await_searches(uint32_t count)
+{
+    uint64_t until = rig_soon();
+
+    while (store.search_count < count) {
+        assert_true(rig_in(0) < until);
+        sched_yield();
+    }
+}
+
+static void store_end_search(uint32_t index, int32_t status)
+{
+    const struct search *search = &store.searches[index];
+
+    if (status == 0 && !search->only_look) {
+        store.brought |= 1u << search->chunk;
+    }
+    search->fn(search->ctx, status);
 }
 
 static uint8_t *store_chunk(int i)
@@ -80,7 +132,12 @@ static void store_release(void *ctx, uint64_t lease)
 }
 
 static struct py_socket_serve_ops serve = {
-    .lookup = store_lookup, .lease = store_lease, .release = store_release, .store = {.fd = -1}};
+    .lookup = store_lookup,
+    .lease = store_lease,
+    .bring = store_bring,
+    .release = store_release,
+    .store = {.fd = -1},
+};
 
 /* ---- the asking side ---- */
 
@@ -237,6 +294,8 @@ static int setup_world(void **state, const char *const *pairs, int maps)
         rig_fill(store_chunk(i), CHUNK, 40 + (uint32_t)i);
     }
     store.leases = 0;
+    store.brought = 0;
+    store.search_count = 0;
     world->maps = maps;
     world->answer.memory = malloc((size_t)CHUNKS * 3 * CHUNK);
     rig_start(&world->a, &asks);
@@ -434,6 +493,92 @@ static void test_closed(void **state)
     assert_int_equal(world->answer.ends, 1);
 }
 
+/* ---- chunks that are not in the store, but beside it ---- */
+
+static void test_looked_for_beside_the_store(void **state)
+{
+    struct world *world = *state;
+    const struct kvl_key keys[4] = {kvl_key_from_text("d0"), kvl_key_from_text("nothing"),
+                                    kvl_key_from_text("c7"), kvl_key_from_text("d1")};
+    const struct py_socket_wish ahead = wish("c3");
+    struct answer *answer = &world->answer;
+    struct answer other = {.memory = malloc((size_t)CHUNKS * 3 * CHUNK)};
+
+    assert_int_equal(py_socket_fetch_lookup(world->a.channel, world->b.url, keys, 4, rig_soon(),
+                                            &answer_ops, answer, NULL),
+                     0);
+    store_await_searches(2);
+    /* what needs no search is answered meanwhile */
+    answer_begin(&other);
+    assert_int_equal(py_socket_fetch_get(world->a.channel, world->b.url, &ahead, 1, rig_soon(),
+                                         &answer_ops, &other, NULL),
+                     0);
+    assert_int_equal(answer_wait(&other), 0);
+    assert_true(answer_is(&other, 0, 3));
+    free(other.memory);
+    assert_int_equal(answer->ends, 0);
+    store_end_search(1, -ENOENT);
+    store_end_search(0, 0);
+    assert_int_equal(answer_wait(answer), 0);
+    assert_int_equal(answer->there[0], 1);
+    assert_int_equal(answer->there[1], 0);
+    assert_int_equal(answer->there[2], 1);
+    assert_int_equal(answer->there[3], 0);
+    assert_int_equal(store.brought, 0);
+}
+
+static void test_brought_from_beside_the_store(void **state)
+{
+    struct world *world = *state;
+    const struct py_socket_wish wishes[4] = {wish("d4"), wish("c0"), wish("gone"), wish("d2")};
+
+    assert_int_equal(py_socket_fetch_get(world->a.channel, world->b.url, wishes, 4, rig_soon(),
+                                         &answer_ops, &world->answer, NULL),
+                     0);
+    store_await_searches(2);
+    store_end_search(0, 0);
+    store_end_search(1, -ECANCELED);
+    assert_int_equal(answer_wait(&world->answer), 0);
+    assert_int_equal(world->answer.items[0], 0);
+    assert_int_equal(world->answer.items[1], 0);
+    assert_int_equal(world->answer.items[2], -ENOENT);
+    assert_int_equal(world->answer.items[3], -ENOENT);
+    assert_true(answer_is(&world->answer, 0, 4));
+    assert_true(answer_is(&world->answer, 1, 0));
+    until_no_lease();
+}
+
+/* Whoever asked, or was asked, is gone when the search ends. */
+static void search_ends_late(struct world *world, struct rig_peer *closes)
+{
+    const struct py_socket_wish wishes[2] = {wish("d4"), wish("c0")};
+
+    assert_int_equal(py_socket_fetch_get(world->a.channel, world->b.url, wishes, 2, rig_soon(),
+                                         &answer_ops, &world->answer, NULL),
+                     0);
+    store_await_searches(1);
+    kvlane_backend_v1()->ops->channels->close(closes->channel);
+    closes->channel = NULL;
+    (void)answer_wait(&world->answer);
+    assert_int_equal(world->answer.ends, 1);
+    store_end_search(0, 0);
+    until_no_lease();
+}
+
+static void test_search_ends_after_the_asked_one(void **state)
+{
+    struct world *world = *state;
+
+    search_ends_late(world, &world->b);
+}
+
+static void test_search_ends_after_the_asking_one(void **state)
+{
+    struct world *world = *state;
+
+    search_ends_late(world, &world->a);
+}
+
 /* ---- leases ---- */
 
 static void test_leases(void **state)
@@ -494,7 +639,11 @@ static void test_leases(void **state)
         cmocka_unit_test_setup_teardown(test_many_at_once, setup, teardown),                       \
         cmocka_unit_test_setup_teardown(test_cancelled, setup, teardown),                          \
         cmocka_unit_test_setup_teardown(test_not_served, setup, teardown),                         \
-        cmocka_unit_test_setup_teardown(test_closed, setup, teardown)
+        cmocka_unit_test_setup_teardown(test_closed, setup, teardown),                             \
+        cmocka_unit_test_setup_teardown(test_looked_for_beside_the_store, setup, teardown),        \
+        cmocka_unit_test_setup_teardown(test_brought_from_beside_the_store, setup, teardown),      \
+        cmocka_unit_test_setup_teardown(test_search_ends_after_the_asked_one, setup, teardown),    \
+        cmocka_unit_test_setup_teardown(test_search_ends_after_the_asking_one, setup, teardown)
 
 int main(void)
 {
