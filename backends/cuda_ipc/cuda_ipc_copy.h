@@ -28,6 +28,7 @@ struct cuda_ipc_copy_options {
     uint32_t max_jobs; /* per device; 0 = 64 */
     uint64_t stage_bytes; /* device memory of one staging buffer; 0 = 8 MiB */
     uint32_t stage_count; /* of them per direction; 0 = 3, at least 2 */
+    uint64_t layer_bytes; /* layers are told about every so many bytes; 0 = what 50 us move */
     uint32_t calibrate; /* 1 = measure when a device is opened, some ms */
     const void *image; /* compiled kernels; NULL = those built in. Borrowed until destroy */
 };

@@ -87,7 +87,8 @@ static int ring_record(struct cuda_ipc_ring *ring, cuda_stream stream,
 int cuda_ipc_ring_record(struct cuda_ipc_ring *ring, cuda_stream stream,
                          struct cuda_ipc_event_handle *handle_out, struct kvl_err *err)
 {
-    int r = cuda_ipc_place_enter(&ring->place, err);
+    struct cuda_ipc_stay stay;
+    int r = cuda_ipc_place_enter(&ring->place, &stay, err);
 
     if (r < 0) {
         return r;
@@ -95,7 +96,7 @@ int cuda_ipc_ring_record(struct cuda_ipc_ring *ring, cuda_stream stream,
     pthread_mutex_lock(&ring->lock);
     r = ring_record(ring, stream, handle_out, err);
     pthread_mutex_unlock(&ring->lock);
-    cuda_ipc_place_leave(&ring->place);
+    cuda_ipc_place_leave(&ring->place, &stay);
     return r;
 }
 
@@ -117,9 +118,10 @@ int cuda_ipc_event_open(const struct cuda_ipc_place *place,
                         const struct cuda_ipc_event_handle *handle, cuda_event *event_out,
                         struct kvl_err *err)
 {
+    struct cuda_ipc_stay stay;
     cuda_event event = NULL;
     cuda_result code;
-    int r = cuda_ipc_place_enter(place, err);
+    int r = cuda_ipc_place_enter(place, &stay, err);
 
     if (r < 0) {
         return r;
@@ -131,7 +133,7 @@ int cuda_ipc_event_open(const struct cuda_ipc_place *place,
         r = cuda_ipc_place_fail(place, err, "cannot open an event of another process",
                                 "cuIpcOpenEventHandle", code);
     }
-    cuda_ipc_place_leave(place);
+    cuda_ipc_place_leave(place, &stay);
     return r;
 }
 
@@ -166,19 +168,22 @@ static int event_poll(const struct cuda_ipc_place *place, cuda_event event, uint
 int cuda_ipc_event_wait(const struct cuda_ipc_place *place, cuda_event event, uint64_t deadline_ms,
                         struct kvl_err *err)
 {
-    int r = cuda_ipc_place_enter(place, err);
+    struct cuda_ipc_stay stay;
+    int r = cuda_ipc_place_enter(place, &stay, err);
 
     if (r == 0) {
         r = event_poll(place, event, deadline_ms, err);
-        cuda_ipc_place_leave(place);
+        cuda_ipc_place_leave(place, &stay);
     }
     return r;
 }
 
 void cuda_ipc_event_close(const struct cuda_ipc_place *place, cuda_event event)
 {
-    if (event != NULL && cuda_ipc_place_enter(place, NULL) == 0) {
+    struct cuda_ipc_stay stay;
+
+    if (event != NULL && cuda_ipc_place_enter(place, &stay, NULL) == 0) {
         (void)place->api->event_destroy(event);
-        cuda_ipc_place_leave(place);
+        cuda_ipc_place_leave(place, &stay);
     }
 }

@@ -67,7 +67,9 @@ static int export_make(const struct cuda_ipc_place *place, struct cuda_ipc_expor
 
 static void export_free_memory(struct cuda_ipc_export *export)
 {
-    if (export->share.base == 0 || cuda_ipc_place_enter(&export->place, NULL) < 0) {
+    struct cuda_ipc_stay stay;
+
+    if (export->share.base == 0 || cuda_ipc_place_enter(&export->place, &stay, NULL) < 0) {
         return;
     }
     if (export->way == CUDA_IPC_EXPORT_FD) {
@@ -75,7 +77,7 @@ static void export_free_memory(struct cuda_ipc_export *export)
     } else if (export->way != 0) {
         (void)export->api.mem_free(export->share.base);
     }
-    cuda_ipc_place_leave(&export->place);
+    cuda_ipc_place_leave(&export->place, &stay);
     export->share.base = 0;
 }
 
@@ -278,6 +280,7 @@ static int export_try(struct cuda_ipc_export *export, uint64_t bytes, uint32_t w
 int cuda_ipc_export_create(const struct cuda_ipc_place *place, uint64_t bytes, uint32_t ways,
                            struct cuda_ipc_export **export_out, struct kvl_err *err)
 {
+    struct cuda_ipc_stay stay;
     struct cuda_ipc_export *export;
     int r;
 
@@ -288,13 +291,13 @@ int cuda_ipc_export_create(const struct cuda_ipc_place *place, uint64_t bytes, u
     if (r < 0) {
         return r;
     }
-    r = cuda_ipc_place_enter(&export->place, err);
+    r = cuda_ipc_place_enter(&export->place, &stay, err);
     if (r == 0) {
         r = export_try(export, bytes, ways, err);
         if (r == 0) {
             export_publish(export);
         }
-        cuda_ipc_place_leave(&export->place);
+        cuda_ipc_place_leave(&export->place, &stay);
     }
     if (r < 0) {
         export_free(export);
@@ -369,13 +372,14 @@ int cuda_ipc_export_wrap(const struct cuda_ipc_place *place, cuda_ptr ptr, uint6
                          struct cuda_ipc_export **export_out, uint64_t *offset_out,
                          struct kvl_err *err)
 {
+    struct cuda_ipc_stay stay;
     struct cuda_ipc_export *export;
     int r = export_make(place, &export, err);
 
     if (r < 0) {
         return r;
     }
-    r = cuda_ipc_place_enter(&export->place, err);
+    r = cuda_ipc_place_enter(&export->place, &stay, err);
     if (r == 0) {
         r = export_check_kind(place, ptr, err);
         if (r == 0) {
@@ -384,7 +388,7 @@ int cuda_ipc_export_wrap(const struct cuda_ipc_place *place, cuda_ptr ptr, uint6
         if (r == 0) {
             export_publish(export);
         }
-        cuda_ipc_place_leave(&export->place);
+        cuda_ipc_place_leave(&export->place, &stay);
     }
     if (r < 0) {
         export_free(export);
@@ -397,16 +401,17 @@ int cuda_ipc_export_wrap(const struct cuda_ipc_place *place, cuda_ptr ptr, uint6
 
 int cuda_ipc_export_check(const struct cuda_ipc_export *export)
 {
+    struct cuda_ipc_stay stay;
     unsigned long long id = 0;
     cuda_result code;
-    int r = cuda_ipc_place_enter(&export->place, NULL);
+    int r = cuda_ipc_place_enter(&export->place, &stay, NULL);
 
     if (r < 0) {
         return r;
     }
     /* freed memory has no attributes, and what has its address now has another id */
     code = export->api.pointer_get_attribute(&id, CUDA_POINTER_BUFFER_ID, export->share.base);
-    cuda_ipc_place_leave(&export->place);
+    cuda_ipc_place_leave(&export->place, &stay);
     if (export->driver_id == 0) {
         return 0;
     }

@@ -253,6 +253,7 @@ static int mapping_open_here(struct cuda_ipc_mapping *mapping, const struct cuda
 int cuda_ipc_mapping_open(struct cuda_ipc_mapping *mapping, const struct cuda_ipc_wish *wish,
                           struct kvl_err *err)
 {
+    struct cuda_ipc_stay stay;
     const struct cuda_ipc_place *place = &mapping->place;
     cuda_context context;
     cuda_result code;
@@ -266,10 +267,10 @@ int cuda_ipc_mapping_open(struct cuda_ipc_mapping *mapping, const struct cuda_ip
         return cuda_ipc_place_fail(place, err, "cannot map memory", "cuDevicePrimaryCtxRetain",
                                    code);
     }
-    r = cuda_ipc_place_enter(place, err);
+    r = cuda_ipc_place_enter(place, &stay, err);
     if (r == 0) {
         r = mapping_open_here(mapping, wish, err);
-        cuda_ipc_place_leave(place);
+        cuda_ipc_place_leave(place, &stay);
     }
     if (r < 0) {
         (void)place->api->device_primary_ctx_release(place->device);
@@ -279,11 +280,12 @@ int cuda_ipc_mapping_open(struct cuda_ipc_mapping *mapping, const struct cuda_ip
 
 void cuda_ipc_mapping_close(struct cuda_ipc_mapping *mapping)
 {
+    struct cuda_ipc_stay stay;
     const struct cuda_ipc_place *place = &mapping->place;
 
-    if (cuda_ipc_place_enter(place, NULL) == 0) {
+    if (cuda_ipc_place_enter(place, &stay, NULL) == 0) {
         mapping_unmap(mapping);
-        cuda_ipc_place_leave(place);
+        cuda_ipc_place_leave(place, &stay);
     }
     (void)place->api->device_primary_ctx_release(place->device);
 }

@@ -6,19 +6,28 @@
 
 #include "setting.h"
 
-int cuda_ipc_place_enter(const struct cuda_ipc_place *place, struct kvl_err *err)
+int cuda_ipc_place_enter(const struct cuda_ipc_place *place, struct cuda_ipc_stay *stay,
+                         struct kvl_err *err)
 {
-    cuda_result code = place->api->ctx_push_current(place->context);
+    const struct cuda_ipc_api *api = place->api;
+    cuda_result code = api->ctx_push_current(place->context);
 
-    return code == CUDA_OK
-               ? 0
-               : cuda_ipc_place_fail(place, err, "cannot use the device", "cuCtxPushCurrent", code);
+    if (code != CUDA_OK) {
+        return cuda_ipc_place_fail(place, err, "cannot use the device", "cuCtxPushCurrent", code);
+    }
+    stay->capture_mode = CUDA_CAPTURE_RELAXED;
+    stay->is_relaxed = api->thread_exchange_stream_capture_mode != NULL &&
+                       api->thread_exchange_stream_capture_mode(&stay->capture_mode) == CUDA_OK;
+    return 0;
 }
 
-void cuda_ipc_place_leave(const struct cuda_ipc_place *place)
+void cuda_ipc_place_leave(const struct cuda_ipc_place *place, struct cuda_ipc_stay *stay)
 {
     cuda_context context;
 
+    if (stay->is_relaxed) {
+        (void)place->api->thread_exchange_stream_capture_mode(&stay->capture_mode);
+    }
     (void)place->api->ctx_pop_current(&context);
 }
 

@@ -23,13 +23,21 @@ struct cuda_ipc_place {
 /** Room for the text of a UUID, with its terminator. */
 #define CUDA_IPC_UUID_TEXT 37u
 
+/** What a thread had before cuda_ipc_place_enter(). */
+struct cuda_ipc_stay {
+    int capture_mode;
+    int is_relaxed;
+};
+
 /**
  * Makes the place's context current on this thread, which may be an engine's: what was current
- * before comes back with leave, which is due after a 0 only. They nest.
+ * before comes back with leave, which is due after a 0 only. Inside, our calls neither disturb nor
+ * fail because of a CUDA graph that another thread is capturing. Nests.
  * @return 0; codes of the driver, err filled.
  */
-int cuda_ipc_place_enter(const struct cuda_ipc_place *place, struct kvl_err *err);
-void cuda_ipc_place_leave(const struct cuda_ipc_place *place);
+int cuda_ipc_place_enter(const struct cuda_ipc_place *place, struct cuda_ipc_stay *stay,
+                         struct kvl_err *err);
+void cuda_ipc_place_leave(const struct cuda_ipc_place *place, struct cuda_ipc_stay *stay);
 
 /**
  * Says in `err` (may be NULL) which call of the driver failed while doing what, and why.

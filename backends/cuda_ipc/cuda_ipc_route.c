@@ -121,6 +121,7 @@ static uint32_t route_group(const struct cuda_ipc_mover *mover, const struct cud
 {
     const bool is_host = task->src.kind == CUDA_IPC_SIDE_HOST;
     const uint64_t rate = is_host ? mover->figures.host_rate : mover->figures.device_rate;
+    uint64_t bytes = mover->options.layer_bytes;
     uint64_t per_layer;
     uint64_t group;
 
@@ -130,7 +131,10 @@ static uint32_t route_group(const struct cuda_ipc_mover *mover, const struct cud
         return 0;
     }
     per_layer = task->total / task->kv->layout.layers;
-    group = rate / 1000000 * GROUP_US / per_layer + 1;
+    if (bytes == 0) {
+        bytes = rate / 1000000 * GROUP_US;
+    }
+    group = (bytes - 1) / per_layer + 1;
     return group < task->kv->layout.layers ? (uint32_t)group : 0;
 }
 

@@ -7,7 +7,7 @@
 #include "setting.h"
 
 #define STAGE_BYTES (8ull << 20)
-#define STAGE_BYTES_MIN (64ull << 10)
+#define STAGE_BYTES_MIN 4096u
 #define STAGE_COUNT 3u
 #define JOBS 64u
 

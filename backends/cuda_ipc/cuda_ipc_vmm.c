@@ -146,21 +146,23 @@ static int vmm_create(const struct cuda_ipc_place *place, uint64_t bytes, cuda_p
 }
 
 /* Enters when it can be done at all. */
-static int vmm_enter(const struct cuda_ipc_place *place, struct kvl_err *err)
+static int vmm_enter(const struct cuda_ipc_place *place, struct cuda_ipc_stay *stay,
+                     struct kvl_err *err)
 {
     int r = cuda_ipc_vmm_check(place, err);
 
-    return r < 0 ? r : cuda_ipc_place_enter(place, err);
+    return r < 0 ? r : cuda_ipc_place_enter(place, stay, err);
 }
 
 int cuda_ipc_vmm_create(const struct cuda_ipc_place *place, uint64_t bytes, cuda_ptr *base_out,
                         uint64_t *bytes_out, int *fd_out, struct kvl_err *err)
 {
-    int r = vmm_enter(place, err);
+    struct cuda_ipc_stay stay;
+    int r = vmm_enter(place, &stay, err);
 
     if (r == 0) {
         r = vmm_create(place, bytes, base_out, bytes_out, fd_out, err);
-        cuda_ipc_place_leave(place);
+        cuda_ipc_place_leave(place, &stay);
     }
     return r;
 }
@@ -168,9 +170,10 @@ int cuda_ipc_vmm_create(const struct cuda_ipc_place *place, uint64_t bytes, cuda
 int cuda_ipc_vmm_describe(const struct cuda_ipc_place *place, cuda_ptr base, int *fd_out,
                           struct kvl_err *err)
 {
+    struct cuda_ipc_stay stay;
     cuda_mem mem = 0;
     cuda_result code;
-    int r = vmm_enter(place, err);
+    int r = vmm_enter(place, &stay, err);
 
     if (r < 0) {
         return r;
@@ -183,7 +186,7 @@ int cuda_ipc_vmm_describe(const struct cuda_ipc_place *place, cuda_ptr base, int
         r = cuda_ipc_place_fail(place, err, vmm_cannot_describe, "cuMemRetainAllocationHandle",
                                 code);
     }
-    cuda_ipc_place_leave(place);
+    cuda_ipc_place_leave(place, &stay);
     return r;
 }
 
@@ -234,6 +237,7 @@ int cuda_ipc_vmm_import(const struct cuda_ipc_place *place, uint32_t count, uint
                         cuda_ipc_segment_fn fetch, void *ctx, cuda_ptr *base_out,
                         struct kvl_err *err)
 {
+    struct cuda_ipc_stay stay;
     uint64_t bytes;
     cuda_ptr base = 0;
     cuda_result code;
@@ -243,7 +247,7 @@ int cuda_ipc_vmm_import(const struct cuda_ipc_place *place, uint32_t count, uint
         return kvl_fail(err, -EBADMSG, "cuda_ipc: %u segments of %llu bytes cannot be mapped",
                         count, (unsigned long long)segment_bytes);
     }
-    r = vmm_enter(place, err);
+    r = vmm_enter(place, &stay, err);
     if (r < 0) {
         return r;
     }
@@ -256,7 +260,7 @@ int cuda_ipc_vmm_import(const struct cuda_ipc_place *place, uint32_t count, uint
     } else {
         r = cuda_ipc_place_fail(place, err, vmm_cannot_map, "cuMemAddressReserve", code);
     }
-    cuda_ipc_place_leave(place);
+    cuda_ipc_place_leave(place, &stay);
     if (r == 0) {
         *base_out = base;
     }
@@ -266,9 +270,11 @@ int cuda_ipc_vmm_import(const struct cuda_ipc_place *place, uint32_t count, uint
 void cuda_ipc_vmm_free(const struct cuda_ipc_place *place, cuda_ptr base, uint32_t count,
                        uint64_t segment_bytes)
 {
-    if (cuda_ipc_place_enter(place, NULL) == 0) {
+    struct cuda_ipc_stay stay;
+
+    if (cuda_ipc_place_enter(place, &stay, NULL) == 0) {
         vmm_unmap(place, base, count, segment_bytes);
         (void)place->api->mem_address_free(base, count * segment_bytes);
-        cuda_ipc_place_leave(place);
+        cuda_ipc_place_leave(place, &stay);
     }
 }

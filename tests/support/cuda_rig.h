@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file cuda_rig.h
- * What tests over the fake CUDA driver share: the driver opened, a current context, and peers. A peer
- * is another process of the same machine: the test program itself, started anew in a role. Failures
+ * What tests over the fake CUDA driver share: the driver opened, a current context, and peers, each
+ * another process of the same machine: the test program itself, started anew in a role. Failures
  * end the process.
  *
  * The test passes the path of the fake in KVL_FAKE_CUDA.

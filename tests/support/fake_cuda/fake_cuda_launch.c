@@ -37,7 +37,7 @@ struct launch_op {
     struct fake_op op;
     struct fake_cuda_launch launch;
     const struct fake_cuda_kernel *kernel;
-    uint64_t values[FAKE_CUDA_PARAMS_MAX][8]; /* parameters of up to 64 bytes */
+    uint64_t values[]; /* copies of the parameters */
 };
 
 static struct {
@@ -286,17 +286,24 @@ static void launch_drop(struct fake_op *op)
 
 static struct launch_op *launch_create(const struct fake_cuda_kernel *kernel, void **params)
 {
-    struct launch_op *work = calloc(1, sizeof(*work));
+    struct launch_op *work;
+    size_t words = 0;
 
+    for (uint32_t i = 0; i < kernel->param_count; i++) {
+        words += (kernel->param_bytes[i] + 7) / 8;
+    }
+    work = calloc(1, sizeof(*work) + words * sizeof(work->values[0]));
     if (work == NULL) {
         return NULL;
     }
+    words = 0;
     work->op.run = launch_run;
     work->op.drop = launch_drop;
     work->kernel = kernel;
     for (uint32_t i = 0; i < kernel->param_count; i++) {
-        memcpy(work->values[i], params[i], kernel->param_bytes[i]);
-        work->launch.params[i] = work->values[i];
+        memcpy(&work->values[words], params[i], kernel->param_bytes[i]);
+        work->launch.params[i] = &work->values[words];
+        words += (kernel->param_bytes[i] + 7) / 8;
     }
     return work;
 }

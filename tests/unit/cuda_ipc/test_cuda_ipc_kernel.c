@@ -2,7 +2,6 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,9 +10,10 @@
 #include "cuda_ipc_args.h"
 #include "sides.h"
 
-static inline void *host_kernel_address(uint64_t addr, size_t bytes)
+static inline void *host_kernel_address(uint64_t addr, size_t bytes, int is_write)
 {
     (void)bytes;
+    (void)is_write;
     return (void *)(uintptr_t)addr;
 }
 
@@ -48,15 +48,57 @@ static void scene_make(struct scene *scene, enum cuda_ipc_side_kind to,
                src.base);
 }
 
-static void launch(const char *entry, uint32_t width, const void *args, uint64_t *seed)
-{
-    char name[32];
-    const struct host_kernel *kernel;
+/* ---- launches, of any number of blocks ---- */
 
-    (void)snprintf(name, sizeof(name), "%s%u", entry, (unsigned int)width);
-    kernel = host_kernel_find(name);
-    assert_non_null(kernel);
-    kernel->run(args, 1 + sides_random(seed, 9));
+static void gather(uint32_t width, const struct cuda_ipc_paged_args *args, uint32_t blocks)
+{
+    switch (width) {
+    case 16:
+        host_kernel_gather_16(args, blocks);
+        return;
+    case 8:
+        host_kernel_gather_8(args, blocks);
+        return;
+    case 4:
+        host_kernel_gather_4(args, blocks);
+        return;
+    default:
+        host_kernel_gather_1(args, blocks);
+    }
+}
+
+static void scatter(uint32_t width, const struct cuda_ipc_paged_args *args, uint32_t blocks)
+{
+    switch (width) {
+    case 16:
+        host_kernel_scatter_16(args, blocks);
+        return;
+    case 8:
+        host_kernel_scatter_8(args, blocks);
+        return;
+    case 4:
+        host_kernel_scatter_4(args, blocks);
+        return;
+    default:
+        host_kernel_scatter_1(args, blocks);
+    }
+}
+
+static void runs(uint32_t width, const struct cuda_ipc_runs_args *args, uint32_t blocks)
+{
+    switch (width) {
+    case 16:
+        host_kernel_runs_16(args, blocks);
+        return;
+    case 8:
+        host_kernel_runs_8(args, blocks);
+        return;
+    case 4:
+        host_kernel_runs_4(args, blocks);
+        return;
+    default:
+        host_kernel_runs_1(args, blocks);
+    }
 }
 
 /* ---- paged ---- */
@@ -64,8 +106,7 @@ static void launch(const char *entry, uint32_t width, const void *args, uint64_t
 static void launch_paged(struct scene *scene, uint32_t width, bool is_scatter, uint64_t *seed)
 {
     if (scene->paged.span_count > 0) {
-        launch(is_scatter ? CUDA_IPC_KERNEL_SCATTER : CUDA_IPC_KERNEL_GATHER, width, &scene->paged,
-               seed);
+        (is_scatter ? scatter : gather)(width, &scene->paged, 1 + sides_random(seed, 9));
         scene->launches++;
     }
 }
@@ -123,7 +164,6 @@ static void test_tiles_larger_than_a_run_and_smaller(void **state)
     /* runs of 1 KiB against tiles of 4 KiB, and runs of 16 KiB, with ends that fill no tile */
     static const uint32_t block_tokens[] = {2, 32};
     struct scene *scene = *state;
-    uint64_t seed = 4;
 
     for (int i = 0; i < 2; i++) {
         const uint64_t base = (uint64_t)(uintptr_t)scene->src;
@@ -148,7 +188,7 @@ static void test_tiles_larger_than_a_run_and_smaller(void **state)
         assert_true(
             cuda_ipc_paged_add(&scene->paged, 16, &chunk, (uint64_t)(uintptr_t)scene->dst, &span));
         assert_int_equal(cuda_ipc_paged_tiles(&scene->paged), 10);
-        launch(CUDA_IPC_KERNEL_GATHER, 16, &scene->paged, &seed);
+        gather(16, &scene->paged, 3);
         for (uint32_t token = 0; token < 75; token++) {
             const uint32_t block = ids[token / layout.block_tokens];
 
@@ -165,19 +205,19 @@ static void test_tiles_larger_than_a_run_and_smaller(void **state)
 static void run_pieces(struct cuda_ipc_piece *pieces, uint32_t count, uint32_t width,
                        uint64_t *seed)
 {
-    struct cuda_ipc_kernel_run runs[64];
-    struct cuda_ipc_runs_args args = {.runs = (uint64_t)(uintptr_t)runs};
+    struct cuda_ipc_kernel_run table[64];
+    struct cuda_ipc_runs_args args = {.runs = (uint64_t)(uintptr_t)table};
     uint32_t vecs_max = 0;
 
     for (uint32_t i = 0; i < count; i++) {
-        cuda_ipc_run_take(&pieces[i], width, &runs[args.count]);
+        cuda_ipc_run_take(&pieces[i], width, &table[args.count]);
         assert_true(pieces[i].rows == 0);
-        vecs_max = runs[args.count].vecs > vecs_max ? runs[args.count].vecs : vecs_max;
+        vecs_max = table[args.count].vecs > vecs_max ? table[args.count].vecs : vecs_max;
         args.count++;
     }
     if (args.count > 0) {
         args.split = cuda_ipc_runs_split(args.count, vecs_max);
-        launch(CUDA_IPC_KERNEL_RUNS, width, &args, seed);
+        runs(width, &args, 1 + sides_random(seed, 9));
     }
 }
 
