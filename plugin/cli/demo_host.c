@@ -128,7 +128,8 @@ static void gpu_ini(const struct demo *self, const char *peer, char *out, size_t
                      "[cuda_ipc]\n"
                      "required = %s\n"
                      "put_to = yes\n"
-                     "pool = %" PRIu64 "\n",
+                     "pool = %" PRIu64 "\n"
+                     "segment = 16MiB\n",
                      self->gpu == DEMO_GPU_MUST ? "yes" : "auto", arena_bytes(self));
 
     if (self->driver != NULL) {

@@ -10,6 +10,8 @@
 
 #define METADATA_BUDGET (64ull << 20)
 #define ENGINE_BUDGET (256ull << 20)
+#define SEGMENT (16ull << 20) /* of the pool on a GPU */
+#define SEGMENTS 64u /* of it, about, when it is large */
 
 static uint64_t block_bytes(const struct replay *self)
 {
@@ -42,6 +44,26 @@ static int server_start(struct replay *self, char *address_out, size_t address_s
     return child_serve(&self->server, &self->common, "--ini", ini, address_out, address_size);
 }
 
+/* Peers are found by py_socket; without it the pool on the GPU would serve this engine only. */
+static int gpu_ini(const struct replay *self, char *ini_out, size_t size)
+{
+    const uint64_t least = block_bytes(self) > SEGMENT ? block_bytes(self) : SEGMENT;
+    const uint64_t pool = engine_budget(self) > least ? engine_budget(self) : least;
+    const uint64_t segment = pool / SEGMENTS > least ? pool / SEGMENTS : least;
+    int n = snprintf(ini_out, size, "[cuda_ipc]\nrequired = yes\n");
+
+    if (self->with_peers) {
+        n += snprintf(ini_out + n, size - (size_t)n,
+                      "put_to = yes\npool = %" PRIu64 "\nsegment = %" PRIu64 "\n", pool, segment);
+    } else {
+        n += snprintf(ini_out + n, size - (size_t)n, "pool = 0\n");
+    }
+    if (self->driver != NULL) {
+        n += snprintf(ini_out + n, size - (size_t)n, "driver = %s\n", self->driver);
+    }
+    return n;
+}
+
 static int engine_ini(const struct replay *self, const char *address, char *ini_out, size_t size)
 {
     int n = snprintf(ini_out, size,
@@ -49,14 +71,8 @@ static int engine_ini(const struct replay *self, const char *address, char *ini_
                      "\nmax_chunks = %" PRIu64 "\n",
                      engine_budget(self), self->max_chunks);
 
-    /* Peers are found by py_socket; without it the pool on the GPU would serve this engine only. */
     if (self->on_gpu) {
-        n += snprintf(ini_out + n, size - (size_t)n,
-                      "[cuda_ipc]\nrequired = yes\nput_to = %s\npool = %" PRIu64 "\n",
-                      self->with_peers ? "yes" : "no", self->with_peers ? engine_budget(self) : 0);
-    }
-    if (self->on_gpu && self->driver != NULL) {
-        n += snprintf(ini_out + n, size - (size_t)n, "driver = %s\n", self->driver);
+        n += gpu_ini(self, ini_out + n, size - (size_t)n);
     }
     /* Asked in this order. Only where it was asked for by name must py_socket be there. */
     if (self->with_peers) {

@@ -21,6 +21,7 @@
 
 #define LAYERS 4u
 #define COUNT 5u
+#define POOL (COUNT + 1) /* chunks: whole segments */
 #define ALL ((1u << COUNT) - 1)
 #define SALT 0x1000000000000000u
 #define OTHER 0x2000000000000000u
@@ -114,7 +115,7 @@ static void test_pages_of_256_through_the_store(void **state)
 
 static void test_own_pool_comes_before_the_store(void **state)
 {
-    const struct gpu_engine_setup setup = setup_of(16, COUNT, COUNT);
+    const struct gpu_engine_setup setup = setup_of(16, POOL, COUNT);
     struct gpu_remote remote;
     struct gpu_answer ready;
 
@@ -128,7 +129,7 @@ static void test_own_pool_comes_before_the_store(void **state)
 
 static void between(uint32_t page, uint32_t other_page)
 {
-    struct gpu_engine_setup setup = setup_of(page, COUNT, 0);
+    struct gpu_engine_setup setup = setup_of(page, POOL, 0);
     struct gpu_remote a;
     struct gpu_remote b;
     struct gpu_answer ready;
@@ -160,28 +161,28 @@ static void test_pages_may_differ_between_engines(void **state)
     between(64, 16);
 }
 
+/* Two have the chunks; one of them goes, and its mappings with it. */
 static void test_three_engines(void **state)
 {
-    struct gpu_engine_setup setup = setup_of(16, COUNT, 0);
+    struct gpu_engine_setup setup = setup_of(16, POOL, 0);
     struct gpu_remote a;
     struct gpu_remote b;
     struct gpu_remote c;
     struct gpu_answer ready_a;
+    struct gpu_answer ready_b;
     struct gpu_answer ready;
 
     (void)state;
     start_saved(&a, &setup, SALT, &ready_a);
-    (void)snprintf(setup.peers, sizeof(setup.peers), "%s", ready_a.address);
-    gpu_remote_start(&b, &setup, &ready);
-    await(&b, "cuda_ipc_peer_links", 1);
-    assert_loads(&b, SALT, 0);
-    assert_int_equal(order(&b, GPU_ORDER_SAVE, 0).r, COUNT);
-    (void)snprintf(setup.peers, sizeof(setup.peers), "%s", ready.address);
-    gpu_remote_end(&a);
+    start_saved(&b, &setup, SALT, &ready_b);
     setup.pool_chunks = 0;
+    (void)snprintf(setup.peers, sizeof(setup.peers), "%.120s, %.120s", ready_a.address,
+                   ready_b.address);
     gpu_remote_start(&c, &setup, &ready);
-    await(&c, "cuda_ipc_peer_links", 1);
-    assert_loads(&c, SALT, 0); /* out of the memory of B: A is gone */
+    await(&c, "cuda_ipc_peer_links", 2);
+    assert_loads(&c, SALT, 0);
+    gpu_remote_end(&a);
+    assert_loads(&c, SALT, 0);
     gpu_remote_end(&c);
     gpu_remote_end(&b);
 }
@@ -202,7 +203,7 @@ static void pair_start(struct pair *pair)
 
     (void)snprintf(pair->folder, sizeof(pair->folder), "/tmp/kvl-gpu-XXXXXX");
     assert_non_null(mkdtemp(pair->folder));
-    pair->setup_a = setup_of(16, COUNT, 0);
+    pair->setup_a = setup_of(16, POOL, 0);
     pair->setup_b = setup_of(16, 0, 0);
     (void)snprintf(pair->setup_a.listen, sizeof(pair->setup_a.listen), "%s/a.sock", pair->folder);
     start_saved(&pair->a, &pair->setup_a, SALT, &ready);

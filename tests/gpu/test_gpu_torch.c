@@ -149,7 +149,7 @@ static void test_tensors_are_saved_and_loaded(void **state)
                               .mem = KVL_MEM_CUDA,
                               .kvcache = torch.kvcache,
                               .kvcache_bytes = torch.kvcache_bytes};
-    struct gpu_engine_setup ours = {.layers = LAYERS, .page = PAGE, .pool_chunks = COUNT};
+    struct gpu_engine_setup ours = {.layers = LAYERS, .page = PAGE, .pool_chunks = COUNT + 1};
     struct gpu_engine_setup theirs = ours;
     char folder[] = "/tmp/kvl-gpu-XXXXXX";
     struct gpu_remote remote;

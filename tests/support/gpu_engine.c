@@ -38,11 +38,13 @@ static void ini_write(const struct gpu_engine *engine, const struct gpu_engine_s
                       char *ini, size_t size)
 {
     const uint64_t bytes = gpu_rig_chunk_bytes(engine->rig);
+    /* Segments of two chunks, so that there are several. */
     int n = snprintf(ini, size,
                      "[kvlane]\nlog_level = warn\n[store]\nmax_bytes = %" PRIu64
-                     "\n[cuda_ipc]\nrequired = yes\nkeep = no\nput_to = %s\npool = %" PRIu64 "\n",
+                     "\n[cuda_ipc]\nrequired = yes\nkeep = no\nput_to = %s\npool = %" PRIu64
+                     "\nsegment = %" PRIu64 "\n",
                      setup->store_chunks * bytes + (16u << 20),
-                     setup->pool_chunks > 0 ? "yes" : "no", setup->pool_chunks * bytes);
+                     setup->pool_chunks > 0 ? "yes" : "no", setup->pool_chunks * bytes, 2 * bytes);
 
     if (setup->listen[0] != '\0') {
         n += snprintf(ini + n, size - (size_t)n, "listen = %s\n", setup->listen);
