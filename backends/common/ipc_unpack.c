@@ -8,6 +8,10 @@
 #include "pack.h"
 #include "setting.h"
 
+/* No key and no wrapper is shorter: so the room that a list asks for follows its bytes. */
+#define UNPACK_KEY_MIN 48u
+#define UNPACK_WRAPPER_MIN 100u
+
 struct unpack {
     struct kvl_pack in;
     const struct kvl_ipc_options *options;
@@ -74,14 +78,14 @@ static int unpack_int(struct unpack *u, const char *what, struct kvl_ipc_int *nu
     return r;
 }
 
-/* The head of a list: its count, which the bytes that are left can hold. */
-static int unpack_head(struct unpack *u, const char *what, uint32_t *count_out)
+/* The head of a list: its count, for which enough bytes are left. */
+static int unpack_head(struct unpack *u, const char *what, size_t entry_min, uint32_t *count_out)
 {
     const size_t at = kvl_pack_offset(&u->in);
     uint32_t count;
     int r = unpack_want(u, kvl_pack_read_array(&u->in, &count), what);
 
-    if (r == 0 && count > kvl_pack_left(&u->in)) {
+    if (r == 0 && count > kvl_pack_left(&u->in) / entry_min) {
         r = kvl_fail(u->err, -EPROTO, "frame: %s of %u entries at byte %zu does not fit in it",
                      what, count, at);
     }
@@ -92,10 +96,10 @@ static int unpack_head(struct unpack *u, const char *what, uint32_t *count_out)
 }
 
 /* The head of the list of the value; there must be room for it. */
-static int unpack_list(struct unpack *u, const char *what)
+static int unpack_list(struct unpack *u, const char *what, size_t entry_min)
 {
     uint32_t count = 0;
-    int r = unpack_head(u, what, &count);
+    int r = unpack_head(u, what, entry_min, &count);
 
     if (r < 0) {
         return r;
@@ -113,7 +117,7 @@ static int unpack_pair(struct unpack *u)
 {
     const size_t at = kvl_pack_offset(&u->in);
     uint32_t count;
-    int r = unpack_head(u, "a pair", &count);
+    int r = unpack_head(u, "a pair", 1, &count);
 
     if (r == 0 && count != 2) {
         r = kvl_fail(u->err, -EPROTO, "frame: not a pair at byte %zu", at);
@@ -128,7 +132,7 @@ static int unpack_tokens(struct unpack *u, struct kvl_ipc_bytes *tokens_out)
     const uint8_t *start = u->in.at;
     struct kvl_ipc_int token;
     uint32_t count = 0;
-    int r = unpack_head(u, "token_ids", &count);
+    int r = unpack_head(u, "token_ids", 1, &count);
 
     for (uint32_t i = 0; i < count && r == 0; i++) {
         r = unpack_int(u, "a token", &token);
@@ -271,7 +275,7 @@ static int unpack_kind_int(struct unpack *u)
 
 static int unpack_kind_ints(struct unpack *u)
 {
-    int r = unpack_list(u, "a list of ints");
+    int r = unpack_list(u, "a list of ints", 1);
 
     for (uint32_t i = 0; i < u->value->count && r == 0; i++) {
         r = unpack_want(u, kvl_pack_read_i64(&u->in, &u->value->ints[i]), "an int");
@@ -302,7 +306,7 @@ static int unpack_kind_bool_or_nil(struct unpack *u)
 static int unpack_kind_bools(struct unpack *u)
 {
     int truth;
-    int r = unpack_list(u, "a list of bools");
+    int r = unpack_list(u, "a list of bools", 1);
 
     for (uint32_t i = 0; i < u->value->count && r == 0; i++) {
         r = unpack_want(u, kvl_pack_read_bool(&u->in, &truth), "a bool");
@@ -360,7 +364,7 @@ static int unpack_kind_key(struct unpack *u)
 
 static int unpack_kind_keys(struct unpack *u)
 {
-    int r = unpack_list(u, "a list of keys");
+    int r = unpack_list(u, "a list of keys", UNPACK_KEY_MIN);
 
     for (uint32_t i = 0; i < u->value->count && r == 0; i++) {
         r = unpack_key(u, &u->value->keys[i]);
@@ -375,7 +379,7 @@ static int unpack_kind_wrapper(struct unpack *u)
 
 static int unpack_kind_kv_cache(struct unpack *u)
 {
-    int r = unpack_list(u, "a list of wrappers");
+    int r = unpack_list(u, "a list of wrappers", UNPACK_WRAPPER_MIN);
 
     for (uint32_t i = 0; i < u->value->count && r == 0; i++) {
         r = unpack_wrapper(u, &u->value->wrappers[i]);

@@ -63,6 +63,7 @@ static const struct cuda_ipc_code cuda_ipc_codes[] = {
     CODE(MPS_MAX_CLIENTS_REACHED, -EAGAIN, "the MPS server takes no more clients"),
     CODE(MPS_MAX_CONNECTIONS_REACHED, -EAGAIN, "the MPS server takes no more clients"),
     CODE(MPS_CLIENT_TERMINATED, -ENOTCONN, "the MPS server ended this client"),
+    CODE(STREAM_CAPTURE_UNSUPPORTED, -EBUSY, "another thread is capturing a CUDA graph"),
     CODE(TIMEOUT, -ETIMEDOUT, NULL),
     /* every other code, the sticky ones (700, 719, ..) among them, is -EIO */
 };

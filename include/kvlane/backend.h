@@ -141,7 +141,11 @@ struct kvl_backend_ops {
      */
     int (*read)(void *self, const struct kvl_batch *batch);
 
-    /** Sends chunks from `sg`. Item 0 only when the other side has them. */
+    /**
+     * Sends chunks from `sg` (since 1.2 also from `kv`, see KVL_CAP_MEMORY). Item 0 only when the
+     * other side has them. Memory of a device is the engine's own: a batch that was cancelled may
+     * have read anything there, so what it wrote must not be kept.
+     */
     int (*write)(void *self, const struct kvl_batch *batch);
 
     /** Takes chunks away from the other side. */
@@ -207,7 +211,8 @@ struct kvl_backend_ops {
     /**
      * Copies chunks out of the engine's memory (`kv`, or `sg` of a kind in the limits) to host
      * memory: chunk i to `to[i]`, chunks[i].bytes long, without gaps. `to` is borrowed for the
-     * call, the memory until the completion. @return as for the data operations.
+     * call, the memory until the completion. Block tables name no KVL_BLOCK_SKIP.
+     * @return as for the data operations; after -EAGAIN it comes again when something has landed.
      */
     int (*gather)(void *self, const struct kvl_batch *batch, void *const *to);
 

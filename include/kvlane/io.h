@@ -55,8 +55,9 @@ struct kvl_batch {
     const uint32_t *sg_first;
     uint32_t flags; /* KVL_BATCH_ */
     uint32_t reserved; /* 0 */
-    /* Since 1.2: a batch may name blocks of a paged KV cache in place of `sg`. Chunk i owns
-     * blocks[block_first[i]] up to, not including, blocks[block_first[i + 1]]. */
+    /* Since 1.2: loads and saves may name blocks of a paged KV cache in place of `sg`. Chunk i owns
+     * blocks[block_first[i]] up to, not including, blocks[block_first[i + 1]]; its `bytes` say how
+     * many tokens, which must need all of its blocks. */
     uint64_t kv; /* host ABI: of register_kv; backend ABI: of kv_register; 0 = none */
     const uint32_t *blocks;
     const uint32_t *block_first; /* count + 1 entries */

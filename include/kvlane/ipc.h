@@ -260,8 +260,9 @@ struct kvl_ipc_ops {
 
     /**
      * Reads a frame, whole: bytes behind the value are refused. A list longer than value->room is
-     * -ENOSPC, with the room it needs in value->count. After any other failure *value is as before,
-     * but its arrays may hold anything.
+     * -ENOSPC, with the room it needs in value->count; the memory for it is at most about twelve
+     * times the input. After any other failure *value is as before, but its arrays may hold
+     * anything.
      */
     int (*decode)(const struct kvl_ipc_options *options, const void *bytes, size_t length,
                   struct kvl_ipc_value *value, struct kvl_err *err);

@@ -36,7 +36,10 @@ struct kvl_sg {
 };
 KVL_STATIC_ASSERT(sizeof(struct kvl_sg) == 40, "struct kvl_sg is part of the ABI");
 
-/** An id in a block table that names no block: its tokens are left out of the copy. */
+/**
+ * An id in a block table of a load that names no block: its tokens are left out of the copy. A save
+ * refuses it, since a chunk with a hole must not be shared under its key.
+ */
 #define KVL_BLOCK_SKIP 0xffffffffu
 
 /**

@@ -145,18 +145,25 @@ struct kvl_plugin {
                   struct kvl_result *result, uint64_t *op_out);
 
     /**
-     * Brings chunks into the memory behind `sg`; without `sg`, into the own store only. Items that
-     * fail at one holder are tried at the next. Only items with status 0 have valid bytes; of
-     * the others nothing may be assumed. Every byte is checked where a checksum is known; a chunk
-     * that fails the check is dropped and counts as a miss (-EBADMSG).
+     * Brings chunks into the memory behind `sg` or `blocks`; without either, into the own store
+     * only. Items that fail at one holder are tried at the next. Only items with status 0 have valid
+     * bytes; of the others nothing may be assumed. Every byte is checked where a checksum is known;
+     * a chunk that fails the check is dropped and counts as a miss (-EBADMSG).
+     *
+     * Into memory of a device (since 1.2) holders that work on that memory themselves and are known
+     * to have the chunk come before the own store; what others bring passes through it. A chunk
+     * that is here and cannot be copied there ends with that failure.
      */
     int (*load)(struct kvl_instance *instance, const struct kvl_batch *batch,
                 struct kvl_result *result, uint64_t *op_out);
 
     /**
-     * Stores chunks in the own store, then sends them to each backend with `put_to = yes`. The
-     * memory behind `sg` is free when the call returns. Item status 0: the own store or a backend
-     * has it. Items are stored last to first, so that the head of a prefix is evicted last.
+     * Stores chunks in the own store, then sends them to each backend with `put_to = yes`. Host
+     * memory is free when the call returns, memory of a device when the operation has ended: until
+     * then it is read, and a chunk that was not read by the deadline is stored nowhere
+     * (-ETIMEDOUT). Item status 0: the own store or a backend has it. Items are stored last to
+     * first, so that the head of a prefix is evicted last. Operations on one key that are under way
+     * at the same time take effect in any order.
      */
     int (*save)(struct kvl_instance *instance, const struct kvl_batch *batch,
                 struct kvl_result *result, uint64_t *op_out);
@@ -234,21 +241,27 @@ struct kvl_plugin {
     /**
      * Takes note of a paged KV cache, in host memory or in that of a device, so that batches can
      * name its blocks. Starts the instance. May block. The memory must stay until unregister_kv.
+     * Host memory needs no backend.
      * @return 0 and a number for `kvl_batch.kv`, never 0; -EINVAL; -ENOTSUP no backend serves that
      *         kind of memory; what the backend answered. err->text on failure.
      */
     int (*register_kv)(struct kvl_instance *instance, const struct kvl_kv *kv, uint64_t *kv_out,
                        struct kvl_err *err);
 
-    /** Forgets it. @return 0; -EINVAL unknown; -EBUSY an operation that names it has not ended. */
+    /**
+     * Forgets it. @return 0; -EINVAL unknown; -EBUSY an operation that names it has not ended, or
+     * ended early and a copy it left behind has not: ask again.
+     */
     int (*unregister_kv)(struct kvl_instance *instance, uint64_t kv);
 
     /**
      * Waits until the first `layers` layers of all chunks of a load are in the engine's memory, so
-     * that it can compute with them while the rest arrives. Any number of calls, also from another
-     * thread than the one that then ends the operation. What a chunk is worth is known only when
-     * wait() has ended the operation: a chunk that is lost half way is told there.
-     * @return 0, also when the load is over; -EINPROGRESS at the deadline; -EINVAL unknown.
+     * that it can compute with them while the rest arrives. Any number of calls, also from other
+     * threads than the one that then ends the operation; while that one does not wait, the load is
+     * moved on from here. What a chunk is worth is known only when wait() has ended the operation:
+     * a chunk that is lost half way is told there. deadline_ms 0 looks once.
+     * @return 0, also when the load is over; -EINPROGRESS at the deadline; -EINVAL unknown, or no
+     *         load.
      */
     int (*wait_layers)(struct kvl_instance *instance, uint64_t op, uint32_t layers,
                        uint64_t deadline_ms);

@@ -89,6 +89,7 @@ int cmd_get(int argc, char **argv);
 int cmd_exists(int argc, char **argv);
 int cmd_list(int argc, char **argv);
 int cmd_health(int argc, char **argv);
+int cmd_inspect(int argc, char **argv);
 int cmd_stat(int argc, char **argv);
 int cmd_replay(int argc, char **argv);
 int cmd_demo(int argc, char **argv);

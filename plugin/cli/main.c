@@ -27,6 +27,7 @@ static const struct command commands[] = {
     {"exists", cmd_exists, "say where chunks are"},
     {"list", cmd_list, "list the chunks of each location"},
     {"health", cmd_health, "ask each location whether it works"},
+    {"inspect", cmd_inspect, "print a key, wrapper or KV cache as LMCache sends it"},
     {"stat", cmd_stat, "counters and health of a running process"},
     {"replay", cmd_replay, "replay a request trace through the plugin"},
     {"demo", cmd_demo, "a small real engine shares its KV cache with another process"},

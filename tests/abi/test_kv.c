@@ -103,7 +103,7 @@ static void test_a_kvcache_says_everything_itself(void **state)
     kv.mem = KVL_MEM_HOST;
     refused(&kv, -EINVAL, "mem is 0");
     kv.mem = KVL_MEM_CUDA;
-    refused(&kv, -ENOTSUP, "CUDA devices: the INI file names none");
+    refused(&kv, -ENOTSUP, "no running backend serves memory of CUDA devices");
     close_rig();
 }
 

@@ -124,6 +124,7 @@ static void test_what_is_kept_is_told_and_listed(void **state)
     assert_int_equal(engine_stat(&engine, "registry_keys"), 2);
     assert_int_equal(engine_stat(&engine, "registry_chunks"), 1);
     assert_int_equal(engine_stat(&engine, "registry_gaps"), 0);
+    await_round();
     assert_int_equal(engine_stat(&engine, "mock_echo_held_gpu"), 1);
     finish();
 }

@@ -86,6 +86,23 @@ void cuda_rig_close(struct cuda_rig *rig)
     CUDA_RIG_CHECK(rig->api.device_primary_ctx_release(device) == CUDA_OK);
 }
 
+cuda_stream cuda_rig_stream(const struct cuda_rig *rig)
+{
+    cuda_stream stream;
+
+    CUDA_RIG_CHECK(rig->api.stream_create_with_priority(&stream, CUDA_STREAM_NON_BLOCKING, 0) ==
+                   CUDA_OK);
+    return stream;
+}
+
+cuda_ptr cuda_rig_memory(const struct cuda_rig *rig, size_t bytes)
+{
+    cuda_ptr ptr;
+
+    CUDA_RIG_CHECK(rig->api.mem_alloc(&ptr, bytes) == CUDA_OK);
+    return ptr;
+}
+
 void cuda_rig_until(int (*done)(void *ctx), void *ctx)
 {
     const struct timespec pause = {.tv_nsec = 200000};

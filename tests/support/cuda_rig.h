@@ -45,6 +45,10 @@ void cuda_rig_open(struct cuda_rig *rig);
 /** Lets go of the context, and checks that nothing of the driver is left over. */
 void cuda_rig_close(struct cuda_rig *rig);
 
+/** A stream that does not wait for the legacy one, and memory of the current device. */
+cuda_stream cuda_rig_stream(const struct cuda_rig *rig);
+cuda_ptr cuda_rig_memory(const struct cuda_rig *rig, size_t bytes);
+
 /** Waits until `done(ctx)` is true; dies after a while. */
 void cuda_rig_until(int (*done)(void *ctx), void *ctx);
 

@@ -9,6 +9,8 @@
  *  - Streams run their work later, on threads of their own, and only after the events waited for.
  *    Copies of a batch run in an order of chance. Freeing memory does not wait for copies: one that
  *    finds its memory gone breaks the context (700), as does an access beyond it.
+ *  - Copies from unpinned memory take its bytes at once; copies into it return when they are done,
+ *    so never while their stream is held.
  *  - Memory starts with a pattern, not with zeros.
  *  - The legacy stream does not wait for others, nor they for it.
  *
@@ -90,6 +92,15 @@ struct fake_cuda_control {
      */
     int (*peek)(void *dst, cuda_ptr src, size_t bytes);
     int (*poke)(cuda_ptr dst, const void *src, size_t bytes);
+
+    /**
+     * As if some thread of the engine captured a CUDA graph, in the mode that most programs use:
+     * other threads must not allocate, map, query or wait meanwhile, unless they have called
+     * cuThreadExchangeStreamCaptureMode. Such a call fails with 900 and breaks the capture.
+     */
+    void (*capture_begin)(void);
+    /** @return calls that broke it */
+    uint32_t (*capture_end)(void);
 };
 
 /** The control of a fake that was opened by dlopen; NULL when the library is not the fake. */

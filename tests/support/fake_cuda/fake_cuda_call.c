@@ -10,9 +10,12 @@
 #include <unistd.h>
 
 #include "fake_cuda_core.h"
+#include "fake_cuda_driver.h"
 
 #define RULES_MAX 32u
 #define CALLS_MAX 160u
+#define CAPTURE_GLOBAL 0u /* CU_STREAM_CAPTURE_MODE_GLOBAL, what every thread begins with */
+#define CAPTURE_RELAXED 2u
 
 struct fake_rule {
     char name[64];
@@ -29,6 +32,7 @@ static struct {
 } calls = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static _Thread_local int call_forbidden;
+static _Thread_local unsigned int call_capture_mode; /* CUstreamCaptureMode */
 
 static size_t call_base(const char *name)
 {
@@ -178,27 +182,66 @@ void fake_forbid_calls(int forbidden)
     call_forbidden = forbidden;
 }
 
-static cuda_result call_allowed(enum fake_need need)
+/* Not seen by a capture, so none of them may be made beside one; others only go into streams. */
+static int call_is_unsafe(const char *name)
+{
+    static const char *const names[] = {
+        "cuMemAlloc",        "cuMemFree",           "cuMemHostAlloc",     "cuMemFreeHost",
+        "cuMemHostRegister", "cuMemHostUnregister", "cuStreamQuery",      "cuStreamSynchronize",
+        "cuEventQuery",      "cuEventSynchronize",  "cuIpcOpenMemHandle", "cuIpcCloseMemHandle",
+        "cuModuleLoadData",  "cuModuleUnload",      "cuMemCreate",        "cuMemMap",
+        "cuMemUnmap",        "cuMemSetAccess",
+    };
+    size_t base = call_base(name);
+
+    for (uint32_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (call_is(name, base, names[i])) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+cuda_result cuThreadExchangeStreamCaptureMode(unsigned int *mode)
+{
+    cuda_result code = fake_enter(__func__, FAKE_DRIVER);
+    unsigned int before = call_capture_mode;
+
+    if (code == CUDA_OK && *mode > CAPTURE_RELAXED) {
+        code = CUDA_E_INVALID_VALUE;
+    }
+    if (code == CUDA_OK) {
+        call_capture_mode = *mode;
+        *mode = before;
+    }
+    return code;
+}
+
+static cuda_result call_allowed(const char *name, enum fake_need need)
 {
     cuda_context context;
-    cuda_result code = CUDA_OK;
+    cuda_result code;
 
     if (need == FAKE_NOTHING) {
         return CUDA_OK;
     }
     fake_lock();
-    /* a forked child has the parent's objects and none of its driver */
-    if (fake.pid != getpid()) {
+    context = fake_current();
+    if (fake.pid == 0) {
         code = CUDA_E_NOT_INITIALIZED;
-    } else if (need == FAKE_CONTEXT) {
-        context = fake_current();
-        if (context == NULL) {
-            code = CUDA_E_INVALID_CONTEXT;
-        } else if (context->retained == 0) {
-            code = CUDA_E_CONTEXT_IS_DESTROYED;
-        } else {
-            code = context->error;
-        }
+    } else if (need == FAKE_DRIVER) {
+        code = CUDA_OK;
+    } else if (context == NULL) {
+        code = CUDA_E_INVALID_CONTEXT;
+    } else if (context->retained == 0) {
+        code = CUDA_E_CONTEXT_IS_DESTROYED;
+    } else {
+        code = context->error;
+    }
+    if (code == CUDA_OK && fake.capturing && call_capture_mode == CAPTURE_GLOBAL &&
+        call_is_unsafe(name)) {
+        fake.capture_broken++;
+        code = CUDA_E_STREAM_CAPTURE_UNSUPPORTED;
     }
     fake_unlock();
     return code;
@@ -206,14 +249,19 @@ static cuda_result call_allowed(enum fake_need need)
 
 cuda_result fake_enter(const char *name, enum fake_need need)
 {
+    int32_t pid = __atomic_load_n(&fake.pid, __ATOMIC_ACQUIRE);
     cuda_result code;
 
     if (call_stub()) {
         return CUDA_E_STUB_LIBRARY;
     }
+    /* a forked child has the parent's objects, none of its driver, and perhaps its locked locks */
+    if (pid != 0 && pid != getpid()) {
+        return CUDA_E_NOT_INITIALIZED;
+    }
     code = call_count(name);
     if (code == CUDA_OK && call_forbidden) {
         code = CUDA_E_NOT_PERMITTED;
     }
-    return code != CUDA_OK ? code : call_allowed(need);
+    return code != CUDA_OK ? code : call_allowed(name, need);
 }

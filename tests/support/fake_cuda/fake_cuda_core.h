@@ -96,6 +96,8 @@ struct fake_all {
     uint64_t delay_ns;
     int no_peers;
     int held; /* all streams */
+    int capturing; /* some thread, in the mode that forbids others most calls */
+    uint32_t capture_broken; /* calls that were made all the same */
     uint64_t seed;
     uint64_t next_id;
     struct fake_map *maps;
@@ -118,6 +120,9 @@ enum fake_need {
  */
 cuda_result fake_enter(const char *name, enum fake_need need);
 
+/** Begins a call about a device. These do not change after cuInit and are read without the lock. */
+cuda_result fake_device_enter(const char *name, cuda_device device);
+
 /** The current context of this thread, NULL without one. */
 cuda_context fake_current(void);
 /** On threads that run callbacks: every call of the driver is then refused. */
@@ -134,6 +139,14 @@ uint64_t fake_new_id(void);
 uint64_t fake_random(void);
 /** Breaks a context for good, unless it is broken. Lock held. */
 void fake_break(cuda_context context, cuda_result code);
+
+/* ---- who ---- */
+
+/** Fills fake.self. */
+void fake_who_am_i(void);
+/** 0 once that process has ended, also while it is a zombie. */
+int fake_who_alive(const struct fake_who *who);
+int fake_who_same(const struct fake_who *a, const struct fake_who *b);
 
 /* ---- names and calls ---- */
 

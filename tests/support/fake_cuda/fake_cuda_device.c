@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Start and end of the fake driver, its devices, and their primary contexts.
+ * Start and end of the fake driver, the lock, and the devices.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -13,18 +13,12 @@
 #include "fake_cuda_objects.h"
 #include "fake_cuda_state.h"
 
-#define STACK_MAX 16
-
 struct fake_all fake = {
     .lock = PTHREAD_MUTEX_INITIALIZER,
     .seed = 1,
 };
 
 static pthread_once_t device_once = PTHREAD_ONCE_INIT;
-static _Thread_local struct {
-    cuda_context contexts[STACK_MAX];
-    uint32_t depth;
-} device_stack;
 
 /* ---- the lock ---- */
 
@@ -224,7 +218,7 @@ static cuda_result device_start(void)
         fprintf(stderr, "fake_cuda: the state file cannot be used\n");
         return CUDA_E_OPERATING_SYSTEM;
     }
-    fake.pid = getpid();
+    __atomic_store_n(&fake.pid, getpid(), __ATOMIC_RELEASE);
     return CUDA_OK;
 }
 
@@ -253,8 +247,6 @@ cuda_result cuInit(unsigned int flags)
     fake_lock();
     if (fake.pid == 0) {
         code = device_start();
-    } else if (fake.pid != getpid()) {
-        code = CUDA_E_NOT_INITIALIZED;
     }
     fake_unlock();
     return code;
@@ -291,8 +283,7 @@ cuda_result cuDeviceGetCount(int *count_out)
     return code;
 }
 
-/* The devices do not change after cuInit, so they are read without the lock. */
-static cuda_result device_enter(const char *name, cuda_device device)
+cuda_result fake_device_enter(const char *name, cuda_device device)
 {
     cuda_result code = fake_enter(name, FAKE_DRIVER);
 
@@ -304,7 +295,7 @@ static cuda_result device_enter(const char *name, cuda_device device)
 
 cuda_result cuDeviceGet(cuda_device *device_out, int ordinal)
 {
-    cuda_result code = device_enter(__func__, ordinal);
+    cuda_result code = fake_device_enter(__func__, ordinal);
 
     if (code == CUDA_OK) {
         *device_out = ordinal;
@@ -314,7 +305,7 @@ cuda_result cuDeviceGet(cuda_device *device_out, int ordinal)
 
 cuda_result cuDeviceGetName(char *name_out, int size, cuda_device device)
 {
-    cuda_result code = device_enter(__func__, device);
+    cuda_result code = fake_device_enter(__func__, device);
 
     if (code == CUDA_OK && size <= 0) {
         code = CUDA_E_INVALID_VALUE;
@@ -327,7 +318,7 @@ cuda_result cuDeviceGetName(char *name_out, int size, cuda_device device)
 
 cuda_result cuDeviceGetUuid_v2(struct cuda_uuid *uuid_out, cuda_device device)
 {
-    cuda_result code = device_enter(__func__, device);
+    cuda_result code = fake_device_enter(__func__, device);
 
     if (code == CUDA_OK) {
         *uuid_out = fake.devices[device].uuid;
@@ -337,7 +328,7 @@ cuda_result cuDeviceGetUuid_v2(struct cuda_uuid *uuid_out, cuda_device device)
 
 cuda_result cuDeviceGetAttribute(int *value_out, unsigned int attr, cuda_device device)
 {
-    cuda_result code = device_enter(__func__, device);
+    cuda_result code = fake_device_enter(__func__, device);
 
     if (code != CUDA_OK) {
         return code;
@@ -368,164 +359,13 @@ cuda_result cuDeviceGetAttribute(int *value_out, unsigned int attr, cuda_device 
 
 cuda_result cuDeviceCanAccessPeer(int *can_out, cuda_device device, cuda_device peer)
 {
-    cuda_result code = device_enter(__func__, device);
+    cuda_result code = fake_device_enter(__func__, device);
 
     if (code == CUDA_OK && (peer < 0 || peer >= fake.device_count)) {
         code = CUDA_E_INVALID_DEVICE;
     }
     if (code == CUDA_OK) {
         *can_out = device != peer && !fake.no_peers;
-    }
-    return code;
-}
-
-/* ---- contexts ---- */
-
-cuda_result cuDevicePrimaryCtxRetain(cuda_context *context_out, cuda_device device)
-{
-    cuda_result code = device_enter(__func__, device);
-
-    if (code != CUDA_OK) {
-        return code;
-    }
-    fake_lock();
-    if (fake.devices[device].context.retained++ == 0) {
-        fake.devices[device].context.error = CUDA_OK;
-    }
-    fake_unlock();
-    *context_out = &fake.devices[device].context;
-    return CUDA_OK;
-}
-
-cuda_result cuDevicePrimaryCtxRelease_v2(cuda_device device)
-{
-    cuda_result code = device_enter(__func__, device);
-    cuda_context context;
-
-    if (code != CUDA_OK) {
-        return code;
-    }
-    context = &fake.devices[device].context;
-    fake_lock();
-    if (context->retained == 0) {
-        code = CUDA_E_INVALID_CONTEXT;
-    } else if (context->retained == 1) {
-        /* everything made in it goes with it */
-        fake_stream_end_all(context);
-        fake_event_end_all(context);
-        fake_module_end_all(context);
-        fake_map_end_all(context);
-        context->retained = 0;
-    } else {
-        context->retained--;
-    }
-    fake_unlock();
-    return code;
-}
-
-cuda_context fake_current(void)
-{
-    return device_stack.depth == 0 ? NULL : device_stack.contexts[device_stack.depth - 1];
-}
-
-static int device_is_context(cuda_context context)
-{
-    for (int i = 0; i < fake.device_count; i++) {
-        if (context == &fake.devices[i].context) {
-            return context->retained > 0;
-        }
-    }
-    return 0;
-}
-
-static cuda_result device_check_context(cuda_context context)
-{
-    int good;
-
-    fake_lock();
-    good = device_is_context(context);
-    fake_unlock();
-    return good ? CUDA_OK : CUDA_E_INVALID_CONTEXT;
-}
-
-cuda_result cuCtxSetCurrent(cuda_context context)
-{
-    cuda_result code = fake_enter(__func__, FAKE_DRIVER);
-
-    if (code == CUDA_OK && context != NULL) {
-        code = device_check_context(context);
-    }
-    if (code != CUDA_OK) {
-        return code;
-    }
-    if (context == NULL) {
-        device_stack.depth -= device_stack.depth > 0;
-        return CUDA_OK;
-    }
-    device_stack.depth += device_stack.depth == 0;
-    device_stack.contexts[device_stack.depth - 1] = context;
-    return CUDA_OK;
-}
-
-cuda_result cuCtxGetCurrent(cuda_context *context_out)
-{
-    cuda_result code = fake_enter(__func__, FAKE_DRIVER);
-
-    if (code == CUDA_OK) {
-        *context_out = fake_current();
-    }
-    return code;
-}
-
-cuda_result cuCtxPushCurrent_v2(cuda_context context)
-{
-    cuda_result code = fake_enter(__func__, FAKE_DRIVER);
-
-    if (code == CUDA_OK) {
-        code = device_check_context(context);
-    }
-    if (code == CUDA_OK && device_stack.depth == STACK_MAX) {
-        code = CUDA_E_OUT_OF_MEMORY;
-    }
-    if (code == CUDA_OK) {
-        device_stack.contexts[device_stack.depth++] = context;
-    }
-    return code;
-}
-
-cuda_result cuCtxPopCurrent_v2(cuda_context *context_out)
-{
-    cuda_result code = fake_enter(__func__, FAKE_DRIVER);
-
-    if (code == CUDA_OK && device_stack.depth == 0) {
-        code = CUDA_E_INVALID_CONTEXT;
-    }
-    if (code == CUDA_OK) {
-        device_stack.depth--;
-        if (context_out != NULL) {
-            *context_out = device_stack.contexts[device_stack.depth];
-        }
-    }
-    return code;
-}
-
-cuda_result cuCtxGetDevice(cuda_device *device_out)
-{
-    cuda_result code = fake_enter(__func__, FAKE_CONTEXT);
-
-    if (code == CUDA_OK) {
-        *device_out = fake_current()->ordinal;
-    }
-    return code;
-}
-
-cuda_result cuCtxGetStreamPriorityRange(int *least_out, int *greatest_out)
-{
-    cuda_result code = fake_enter(__func__, FAKE_CONTEXT);
-
-    if (code == CUDA_OK) {
-        *least_out = 0;
-        *greatest_out = -5;
     }
     return code;
 }

@@ -87,6 +87,8 @@ FAKE_LIKE(cuMemImportFromShareableHandle, mem_import_from_shareable_handle);
 FAKE_LIKE(cuMemRetainAllocationHandle, mem_retain_allocation_handle);
 FAKE_LIKE(cuMemGetAllocationPropertiesFromHandle, mem_get_allocation_properties_from_handle);
 
+KVL_EXPORT cuda_result cuThreadExchangeStreamCaptureMode(unsigned int *mode);
+
 KVL_EXPORT cuda_result cuGetProcAddress_v2(const char *name, void **fn_out, int version,
                                            uint64_t flags, unsigned int *status_out);
 

@@ -107,7 +107,7 @@ static cuda_result event_usable(const struct fake_event *event)
     struct fake_who owner;
 
     if (event->imported && fake_state_event_owner(event->slot, event->slot_id, &owner) < 0 &&
-        fake_state_alive(&event->owner)) {
+        fake_who_alive(&event->owner)) {
         return CUDA_E_INVALID_VALUE;
     }
     return CUDA_OK;
@@ -403,8 +403,7 @@ static cuda_result event_open(const struct event_handle *image, cuda_event *even
     if (image->magic != HANDLE_MAGIC) {
         return CUDA_E_INVALID_VALUE;
     }
-    if (image->owner.space != fake.self.space ||
-        (image->owner.pid == fake.self.pid && image->owner.start == fake.self.start)) {
+    if (image->owner.space != fake.self.space || fake_who_same(&image->owner, &fake.self)) {
         return CUDA_E_INVALID_CONTEXT;
     }
     if (fake_state_event_owner(image->slot, image->id, &owner) < 0) {

@@ -115,6 +115,7 @@ const struct fake_export fake_exports[] = {
     SAME(cuStreamSynchronize, 2000),
     SAME(cuStreamQuery, 2000),
     SAME(cuStreamWaitEvent, 3020),
+    SAME(cuThreadExchangeStreamCaptureMode, 10010),
     SAME(cuLaunchHostFunc, 10000),
     SAME(cuEventCreate, 2000),
     SAME(cuEventDestroy, 2000),
@@ -258,7 +259,8 @@ static void export_live(struct fake_cuda_live *live_out)
     fake_event_count(&live.events, &live.imported_events);
     live.streams = fake_stream_count();
     live.modules = fake_module_count();
-    fake_memory_count(&live.vmm_handles, &live.vmm_reservations);
+    live.vmm_handles = fake_memory_count();
+    live.vmm_reservations = fake_reservation_count();
     fake_unlock();
     *live_out = live;
 }
@@ -312,6 +314,25 @@ static int export_poke(cuda_ptr dst, const void *src, size_t bytes)
     return export_touch(dst, NULL, src, bytes);
 }
 
+static void export_capture_begin(void)
+{
+    fake_lock();
+    fake.capturing = 1;
+    fake.capture_broken = 0;
+    fake_unlock();
+}
+
+static uint32_t export_capture_end(void)
+{
+    uint32_t broken;
+
+    fake_lock();
+    fake.capturing = 0;
+    broken = fake.capture_broken;
+    fake_unlock();
+    return broken;
+}
+
 KVL_EXPORT const struct fake_cuda_control *fake_cuda_control(void);
 
 const struct fake_cuda_control *fake_cuda_control(void)
@@ -325,6 +346,8 @@ const struct fake_cuda_control *fake_cuda_control(void)
         .pending = export_pending,
         .peek = export_peek,
         .poke = export_poke,
+        .capture_begin = export_capture_begin,
+        .capture_end = export_capture_end,
     };
 
     return &control;

@@ -127,8 +127,7 @@ static cuda_result ipc_open(const struct ipc_handle *image, cuda_ptr *base_out)
     if (!ipc_is_sound(image)) {
         return CUDA_E_INVALID_VALUE;
     }
-    if (image->owner.space != fake.self.space ||
-        (image->owner.pid == fake.self.pid && image->owner.start == fake.self.start)) {
+    if (image->owner.space != fake.self.space || fake_who_same(&image->owner, &fake.self)) {
         return CUDA_E_INVALID_CONTEXT;
     }
     if (fake_state_memory_get(image->slot, image->id, &memory) < 0) {

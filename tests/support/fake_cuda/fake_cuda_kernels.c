@@ -18,8 +18,10 @@ static _Thread_local struct {
     uint8_t nowhere[16];
 } running;
 
-/* Whole pages are looked up as far as they are memory, since a lookup costs a lock. */
-static void *host_kernel_address(uint64_t addr, size_t bytes, int is_write)
+/* Whole pages are looked up as far as they are memory, since a lookup costs a lock. Not inline: gcc
+ * would look into pages that were not yet looked up, and warn of what it sees. */
+__attribute__((noinline)) static void *host_kernel_address(uint64_t addr, size_t bytes,
+                                                           int is_write)
 {
     const uint64_t in_page = addr % PAGE;
     const uint64_t key = addr - in_page + 1 + (uint64_t)is_write;

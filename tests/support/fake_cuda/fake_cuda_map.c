@@ -107,7 +107,7 @@ static int map_allows(const struct fake_map *map, cuda_context context, int writ
     }
     /* gone at its owner, unless that died: then nobody takes it away any more */
     return map->kind != FAKE_IMPORT || fake_state_memory_is(map->slot, map->slot_id) ||
-           !fake_state_alive(&map->owner);
+           !fake_who_alive(&map->owner);
 }
 
 /* Device memory: within one allocation, but virtual memory may be made of several maps. */

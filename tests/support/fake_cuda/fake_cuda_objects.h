@@ -100,10 +100,12 @@ static inline void *fake_host(cuda_ptr ptr)
 
 /* ---- virtual memory ---- */
 
-/** Physical memory of cuMemCreate; lives as long as handles and maps of it. */
 struct fake_memory;
+/** Ends a map of it. */
 void fake_memory_release(struct fake_memory *memory);
-void fake_memory_count(uint32_t *handles_out, uint32_t *reservations_out);
+/** References given out. */
+uint32_t fake_memory_count(void);
+uint32_t fake_reservation_count(void);
 /** Handle types it can be exported as. */
 uint32_t fake_memory_types(const struct fake_memory *memory);
 

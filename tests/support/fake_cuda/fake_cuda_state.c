@@ -51,71 +51,6 @@ static struct {
     char path[PATH_MAX];
 } state = {.fd = -1};
 
-/* ---- who ---- */
-
-static int state_read_start(int32_t pid, char *life_out, uint64_t *start_out)
-{
-    char path[64];
-    char text[1024];
-    const char *rest;
-    unsigned long long start;
-    size_t n;
-    FILE *file;
-
-    snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-    file = fopen(path, "re");
-    if (file == NULL) {
-        return -ESRCH;
-    }
-    n = fread(text, 1, sizeof(text) - 1, file);
-    fclose(file);
-    text[n] = '\0';
-    /* the name may hold anything, so the fields are counted from its end */
-    rest = strrchr(text, ')');
-    if (rest == NULL ||
-        sscanf(rest + 1,
-               " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d "
-               "%*d %llu",
-               life_out, &start) != 2) {
-        return -ESRCH;
-    }
-    *start_out = start;
-    return 0;
-}
-
-int fake_state_alive(const struct fake_who *who)
-{
-    uint64_t start;
-    char life;
-
-    /* another namespace cannot be looked into: nothing speaks for its death */
-    if (who->space != fake.self.space) {
-        return 1;
-    }
-    return state_read_start(who->pid, &life, &start) == 0 && start == who->start && life != 'Z' &&
-           life != 'X';
-}
-
-static int state_same(const struct fake_who *a, const struct fake_who *b)
-{
-    return a->pid == b->pid && a->start == b->start && a->space == b->space;
-}
-
-static void state_who_am_i(void)
-{
-    const char *pretended = getenv("KVLANE_FAKE_CUDA_PID_SPACE");
-    struct stat space;
-    char life;
-
-    fake.self = (struct fake_who){.pid = getpid()};
-    (void)state_read_start(fake.self.pid, &life, &fake.self.start);
-    if (pretended != NULL && pretended[0] != '\0') {
-        fake.self.space = strtoull(pretended, NULL, 10);
-    } else if (stat("/proc/self/ns/pid", &space) == 0) {
-        fake.self.space = space.st_ino;
-    }
-}
-
 /* ---- the file ---- */
 
 static void state_lock(void)
@@ -135,17 +70,17 @@ static void state_sweep(void)
     struct state_file *file = state.file;
 
     for (uint32_t i = 0; i < PROCESSES; i++) {
-        if (file->processes[i].pid != 0 && !fake_state_alive(&file->processes[i])) {
+        if (file->processes[i].pid != 0 && !fake_who_alive(&file->processes[i])) {
             file->processes[i] = (struct fake_who){.pid = 0};
         }
     }
     for (uint32_t i = 0; i < MEMORIES; i++) {
-        if (file->memories[i].id != 0 && !fake_state_alive(&file->memories[i].memory.owner)) {
+        if (file->memories[i].id != 0 && !fake_who_alive(&file->memories[i].memory.owner)) {
             __atomic_store_n(&file->memories[i].id, 0, __ATOMIC_RELEASE);
         }
     }
     for (uint32_t i = 0; i < EVENTS; i++) {
-        if (file->events[i].id != 0 && !fake_state_alive(&file->events[i].owner)) {
+        if (file->events[i].id != 0 && !fake_who_alive(&file->events[i].owner)) {
             __atomic_store_n(&file->events[i].id, 0, __ATOMIC_RELEASE);
         }
     }
@@ -207,7 +142,7 @@ int fake_state_open(void)
     void *addr;
     int r;
 
-    state_who_am_i();
+    fake_who_am_i();
     state_path();
     r = state_open_locked();
     if (r < 0) {
@@ -247,18 +182,18 @@ void fake_state_close(void)
     }
     state_lock();
     for (uint32_t i = 0; i < MEMORIES; i++) {
-        if (state_same(&state.file->memories[i].memory.owner, &fake.self)) {
+        if (fake_who_same(&state.file->memories[i].memory.owner, &fake.self)) {
             __atomic_store_n(&state.file->memories[i].id, 0, __ATOMIC_RELEASE);
         }
     }
     for (uint32_t i = 0; i < EVENTS; i++) {
-        if (state_same(&state.file->events[i].owner, &fake.self)) {
+        if (fake_who_same(&state.file->events[i].owner, &fake.self)) {
             __atomic_store_n(&state.file->events[i].id, 0, __ATOMIC_RELEASE);
         }
     }
     state_sweep();
     for (uint32_t i = 0; i < PROCESSES; i++) {
-        if (state_same(&state.file->processes[i], &fake.self)) {
+        if (fake_who_same(&state.file->processes[i], &fake.self)) {
             state.file->processes[i] = (struct fake_who){.pid = 0};
         }
         others += state.file->processes[i].pid != 0;
@@ -387,7 +322,7 @@ int fake_state_memory_open(uint32_t slot, uint64_t id)
     /* the owner takes the entry out, under this lock, before it closes the descriptor */
     state_lock();
     entry = state_memory_at(slot, id);
-    if (entry != NULL && fake_state_alive(&entry->memory.owner)) {
+    if (entry != NULL && fake_who_alive(&entry->memory.owner)) {
         snprintf(path, sizeof(path), "/proc/%d/fd/%d", entry->memory.owner.pid, entry->memory.fd);
         fd = open(path, O_RDWR | O_CLOEXEC);
         if (fd < 0) {
@@ -525,7 +460,7 @@ int fake_state_event_done(uint32_t slot, uint64_t id, uint64_t number)
     }
     recorder = event->recorder;
     state_unlock();
-    return !state_same(&recorder, &fake.self) && !fake_state_alive(&recorder);
+    return !fake_who_same(&recorder, &fake.self) && !fake_who_alive(&recorder);
 }
 
 uint32_t fake_state_tick(void)

@@ -26,9 +26,6 @@ int fake_state_open(void);
 /** Takes everything of this process out; removes the file when it is nobody's any more. */
 void fake_state_close(void);
 
-/** 0 once that process has ended, also while it is a zombie. */
-int fake_state_alive(const struct fake_who *who);
-
 /**
  * Enters memory of a device, unless `limit` would be passed.
  * @return 0, and the slot and its never reused id; -ENOMEM; -ENFILE no slot.

@@ -55,6 +55,26 @@ static void test_runs_that_cannot_be_are_refused(void **state)
     sg = run_of(&byte, 1, 1, 1);
     sg.device = 0;
     assert_int_equal(kvl_sg_check(&sg, 1, &bytes), -ENOTSUP);
+    sg.device = KVL_DEVICE_HOST;
+    sg.mem = KVL_MEM_CUDA;
+    assert_int_equal(kvl_sg_check(&sg, 1, &bytes), -EINVAL);
+}
+
+static void test_runs_are_of_one_kind_and_device(void **state)
+{
+    struct kvl_sg sg[2];
+    uint64_t bytes;
+
+    (void)state;
+    sg[0] = sg[1] = run_of(sg, 4, 0, 1);
+    sg[1].mem = KVL_MEM_CUDA;
+    sg[1].device = 0;
+    assert_int_equal(kvl_sg_check(sg, 2, &bytes), -EINVAL);
+    sg[0] = sg[1];
+    assert_int_equal(kvl_sg_check(sg, 2, &bytes), 0);
+    assert_int_equal(bytes, 8);
+    sg[1].device = 1;
+    assert_int_equal(kvl_sg_check(sg, 2, &bytes), -EINVAL);
 }
 
 int main(void)
@@ -62,6 +82,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_runs_are_gathered_in_order_and_scattered_back),
         cmocka_unit_test(test_runs_that_cannot_be_are_refused),
+        cmocka_unit_test(test_runs_are_of_one_kind_and_device),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

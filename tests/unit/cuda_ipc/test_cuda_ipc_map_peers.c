@@ -212,10 +212,13 @@ static void test_another_start_time_is_another_process(void **state)
     cuda_ipc_map_release(&ref);
     cuda_ipc_map_get_stats(&before);
     made.share.who.start_time++;
+    cuda_ipc_map_drop(&made.share.who); /* the other one stays */
+    assert_int_equal(imports(f), 1);
     assert_int_equal(cuda_ipc_map_acquire(f->map, &f->place, &made.share, -1, &ref, &f->err), 0);
     cuda_ipc_map_release(&ref);
     cuda_ipc_map_get_stats(&after);
     assert_int_equal(after.misses - before.misses, 1);
+    assert_int_equal(after.dropped - before.dropped, 0);
 }
 
 /* ---- fork ---- */

@@ -247,6 +247,18 @@ static void test_missing_counters_are_told_once(void **state)
     assert_int_equal(f->warnings, 1);
 }
 
+static void test_each_wrapper_counts_once(void **state)
+{
+    struct fixture *f = *state;
+
+    start(f, TORCH_MALLOC, TORCH_TWO_USERS);
+    assert_int_equal(open_it(f), 0);
+    expect_counters(f, 2);
+    cuda_ipc_torch_close(f->torch);
+    expect_counters(f, 1);
+    torch_peer_end(&f->peer);
+}
+
 static void test_counters_never_fall_below_zero(void **state)
 {
     struct fixture *f = *state;
@@ -457,6 +469,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_waits_for_the_writes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_producer_killed_while_in_use, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_missing_counters_are_told_once, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_each_wrapper_counts_once, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_counters_never_fall_below_zero, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_faults, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_calls_may_fail, set_up, tear_down),

@@ -28,10 +28,9 @@ static int open_fixture(void **state)
     static struct fixture fixture;
 
     cuda_rig_open(&fixture.rig);
-    CUDA_RIG_CHECK(fixture.rig.api.stream_create_with_priority(
-                       &fixture.stream, CUDA_STREAM_NON_BLOCKING, 0) == CUDA_OK);
-    CUDA_RIG_CHECK(fixture.rig.api.mem_alloc(&fixture.a, 4096) == CUDA_OK);
-    CUDA_RIG_CHECK(fixture.rig.api.mem_alloc(&fixture.b, 4096) == CUDA_OK);
+    fixture.stream = cuda_rig_stream(&fixture.rig);
+    fixture.a = cuda_rig_memory(&fixture.rig, 4096);
+    fixture.b = cuda_rig_memory(&fixture.rig, 4096);
     *state = &fixture;
     return 0;
 }

@@ -88,6 +88,7 @@ static void exporter_obey(struct exporter *e, int fd, enum order order)
         e->event = NULL;
         break;
     case FREE_AND_ALLOC:
+        CUDA_RIG_CHECK(api->stream_synchronize(e->stream) == CUDA_OK);
         CUDA_RIG_CHECK(api->mem_free(e->memory) == CUDA_OK);
         CUDA_RIG_CHECK(api->mem_alloc(&e->memory, BYTES) == CUDA_OK);
         CUDA_RIG_CHECK(api->ipc_get_mem_handle(&handle, e->memory) == CUDA_OK);

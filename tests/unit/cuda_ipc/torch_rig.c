@@ -247,9 +247,9 @@ static void producer_count(const struct producer *p)
     close(fd);
     memcpy(file, &users, sizeof(users));
     for (uint32_t i = 0; i < p->order.layers && p->order.fault != TORCH_COUNTED; i++) {
-        const int64_t one = 1;
+        const int64_t value = p->order.fault == TORCH_TWO_USERS ? 2 : 1;
 
-        memcpy(file + 64 + 8 * (FIRST_SLOT + i), &one, sizeof(one));
+        memcpy(file + 64 + 8 * (FIRST_SLOT + i), &value, sizeof(value));
     }
     munmap(file, CUDA_IPC_COUNTER_BYTES);
 }

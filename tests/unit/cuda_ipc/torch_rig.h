@@ -23,6 +23,7 @@ enum torch_fault {
     TORCH_SOUND,
     TORCH_NO_COUNTERS, /* there is no such file */
     TORCH_COUNTED, /* all counters are 0 already */
+    TORCH_TWO_USERS, /* no fault: all counters are 2 */
     TORCH_OTHER_UUID, /* all layers are on a device that nobody has */
     TORCH_ODD_UUID, /* all layers have "GPU-" before the UUID */
     TORCH_OTHER_LAYOUT,

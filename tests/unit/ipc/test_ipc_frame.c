@@ -221,6 +221,9 @@ static void test_counts_are_held_against_the_input(void **state)
     assert_int_equal(decode_hex(NULL, KVL_IPC_BOOLS, "ddffffffffc2"), -EPROTO);
     assert_int_equal(decode_hex(NULL, KVL_IPC_KEYS, "ddffffffff80"), -EPROTO);
     assert_int_equal(decode_hex(NULL, KVL_IPC_KV_CACHE, "ddffffffffc7"), -EPROTO);
+    /* each of them so short that the array would be many times the input */
+    assert_int_equal(decode_hex(NULL, KVL_IPC_KEYS, "9780808080808080"), -EPROTO);
+    assert_int_equal(decode_hex(NULL, KVL_IPC_KV_CACHE, "92d40180d40180"), -EPROTO);
     assert_int_equal(decode_hex(NULL, KVL_IPC_KEY, "dfffffffffa16dc0"), -EPROTO);
     assert_int_equal(decode_hex(NULL, KVL_IPC_WRAPPER, "c9ffffffff0180"), -EPROTO);
 }
