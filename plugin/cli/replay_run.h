@@ -47,7 +47,7 @@ struct replay {
     uint64_t bad_line_count;
 };
 
-/** Starts the server, if there is to be one, then all engines, and tells each where the others are. */
+/** Starts the server, if there is to be one, then all engines; tells each where the others are. */
 int replay_engines_start(struct replay *self);
 
 /** Waits until an engine has done what it was given; returns at once when it has nothing. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Memory of one process in another one, by the driver: what is mapped holds the bytes that the owner
- * wrote, by a handle of legacy IPC and by a descriptor of virtual memory; a mapping is found again;
- * and once its owner has ended it can be dropped.
+ * Memory of one process in another one, by the driver: what is mapped holds the bytes that the
+ * owner wrote, by a handle of legacy IPC and by a descriptor of virtual memory; a mapping is found
+ * again; and once its owner has ended it can be dropped.
  */
 #include <errno.h>
 #include <setjmp.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * torch's memory as an engine's KV cache: a process of Python has tensors on a GPU and tells of them
- * by a KVCache. An engine here registers it and saves; another process loads the chunks, changes and
- * saves them, and they come back into the tensors.
+ * torch's memory as an engine's KV cache: a process of Python has tensors on a GPU and tells of
+ * them by a KVCache. An engine here registers it and saves; another process loads the chunks,
+ * changes and saves them, and they come back into the tensors.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file gpu_ours.h
- * The copy engine of cuda_ipc for tests and benchmarks, without the plugin around it: one engine per
- * method, on the same device. Everything ends the program when it fails.
+ * The copy engine of cuda_ipc for tests and benchmarks, without the plugin around it: one engine
+ * per method, on the same device. Everything ends the program when it fails.
  */
 #ifndef KVL_TESTS_GPU_OURS_H
 #define KVL_TESTS_GPU_OURS_H

@@ -2,7 +2,8 @@
 /**
  * @file gpu_rig.h
  * A device for tests and benchmarks, a real one or that of the fake driver: the driver, a stream,
- * memory with the shape of an 8B model's KV cache, and other processes. What fails ends the program.
+ * memory with the shape of an 8B model's KV cache, and other processes. What fails ends the
+ * program.
  */
 #ifndef KVL_TESTS_GPU_RIG_H
 #define KVL_TESTS_GPU_RIG_H
