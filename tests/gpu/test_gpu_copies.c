@@ -14,7 +14,7 @@
 
 #include "gpu_ours.h"
 
-#define LAYERS 4u
+#define LAYERS 2u
 #define COUNT 5u
 #define SALT 0x3000000000000000u
 

@@ -19,7 +19,7 @@
 
 #include "gpu_engine.h"
 
-#define LAYERS 4u
+#define LAYERS 2u
 #define COUNT 5u
 #define POOL (COUNT + 1) /* chunks: whole segments */
 #define ALL ((1u << COUNT) - 1)

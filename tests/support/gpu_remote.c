@@ -74,7 +74,7 @@ static uint32_t bits_of(const struct gpu_engine *engine, uint32_t count)
 {
     uint32_t bits = 0;
 
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count && i < GPU_RIG_CHUNKS; i++) {
         bits |= (uint32_t)(engine->status[i] == 0) << i;
     }
     return bits;
