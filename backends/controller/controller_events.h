@@ -4,10 +4,10 @@
  * Changes of the store -> BatchedKVOperationMsg, and the PUSH socket that everything without an
  * answer goes through, so that its order is kept. One thread takes the events from the host.
  *
- * Events are numbered when they leave, from 0 per process and location. They are kept in a bounded queue while
- * the controller takes none. When that runs over, when the host lost some, or when the connection
- * broke with messages in it, the controller no longer knows the truth: the queue is given up and
- * controller_events_lost() says that a full sync is due.
+ * Events are numbered when they leave, from 0 per process and location. They are kept in a bounded
+ * queue while the controller takes none. When that runs over, when the host lost some, or when the
+ * connection broke with messages in it, the controller no longer knows the truth: the queues are
+ * given up and controller_events_lost() says that a full sync is due.
  *
  * States. Before the first hold nothing is sent: nobody would know what it means. While held, events
  * wait; after a release they go out in order, behind what was pushed meanwhile.

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file controller_sync.h
- * Sends a full sync: everything the store holds, in batches; and behind it the same for what backends
- * keep in memory of a GPU, where there are such backends. For the controller these are two syncs: it
- * clears one location at a time. One thread, one sync at a time.
+ * Sends a full sync: everything the store holds, in batches; and behind it the same for what
+ * backends keep in memory of a GPU, where there are such backends. For the controller these are two
+ * syncs: it clears one location at a time. One thread, one sync at a time.
  *
  * LMCache's worker freezes its engine meanwhile, for at least five seconds. Here the store goes on:
  * changes are held back (controller_events_hold) from just before the store is listed until the

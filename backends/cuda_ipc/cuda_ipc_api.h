@@ -127,7 +127,7 @@ struct cuda_ipc_api {
                                             size_t *fail_idx_out, cuda_stream stream);
 
     /** Optional. How this thread's calls go along with a stream capture elsewhere; swaps. */
-    cuda_result (*thread_exchange_stream_capture_mode)(int *mode);
+    cuda_result (*thread_exchange_stream_capture_mode)(unsigned int *mode);
 
     /* ---- optional: virtual memory (VMM); all or none, see cuda_ipc_api_has_vmm() ---- */
     cuda_result (*mem_create)(cuda_mem *mem_out, size_t bytes, const struct cuda_mem_prop *prop,

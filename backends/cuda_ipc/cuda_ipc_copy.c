@@ -120,16 +120,22 @@ int cuda_ipc_copy_open(struct cuda_ipc_copy *copy, int device, struct kvl_err *e
     return r;
 }
 
+/* One that works, else one whose context is dead but which answers; NULL when there is none. */
 static struct cuda_ipc_mover *copy_any_mover(struct cuda_ipc_copy *copy)
 {
+    struct cuda_ipc_mover *found = NULL;
+
     for (int i = 0; i < (int)CUDA_IPC_DEVICES_MAX; i++) {
         struct cuda_ipc_mover *mover = copy_mover(copy, i);
 
         if (mover != NULL && cuda_ipc_device_state(mover->device) == 0) {
             return mover;
         }
+        if (mover != NULL && atomic_load(&mover->device->lost) != CUDA_E_TIMEOUT) {
+            found = mover;
+        }
     }
-    return NULL;
+    return found;
 }
 
 /* ---- pinned memory ---- */
@@ -187,7 +193,7 @@ static void copy_unpin_all(struct cuda_ipc_copy *copy)
     struct cuda_ipc_visit visit;
 
     if (mover == NULL) {
-        copy->pin_count = 0; /* a lost device let go of them, or holds them for ever */
+        copy->pin_count = 0; /* devices that hang hold them for ever */
         return;
     }
     if (cuda_ipc_device_enter(mover->device, &visit) == 0) {

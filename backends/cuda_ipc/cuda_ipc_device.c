@@ -275,17 +275,30 @@ static uint64_t ranges_find(const struct cuda_ipc_ranges *ranges, uint64_t addr)
     return addr;
 }
 
+/* Memory made of several mappings side by side (expandable segments) has a range for each. What
+ * cuMemAlloc gave ends where its range does, also when other memory happens to follow. */
+static bool ranges_continue(const struct cuda_ipc_device *device, uint64_t addr)
+{
+    int is_whole = 0;
+
+    return device->api->pointer_get_attribute(&is_whole, CUDA_POINTER_LEGACY_IPC_CAPABLE, addr) !=
+               CUDA_OK ||
+           is_whole == 0;
+}
+
 uint64_t cuda_ipc_device_covers(struct cuda_ipc_device *device, struct cuda_ipc_ranges *ranges,
                                 uint64_t addr, uint64_t bytes)
 {
     uint64_t at = addr;
 
-    /* memory made of several mappings side by side (expandable segments) has a range for each */
     while (at - addr < bytes) {
         uint64_t end = ranges_find(ranges, at);
         cuda_ptr base = 0;
         size_t length = 0;
 
+        if (at > addr && !ranges_continue(device, addr)) {
+            return at - addr;
+        }
         if (end == at) {
             if (device->api->mem_get_address_range(&base, &length, at) != CUDA_OK ||
                 at - base >= length) {

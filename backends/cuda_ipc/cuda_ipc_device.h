@@ -79,7 +79,7 @@ int cuda_ipc_devices_open(struct cuda_ipc_devices *devices, int ordinal,
 
 /** What a thread had before cuda_ipc_device_enter(). */
 struct cuda_ipc_visit {
-    int capture_mode;
+    unsigned int capture_mode;
     bool is_relaxed;
     bool is_inside;
 };

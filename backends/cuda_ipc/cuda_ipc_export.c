@@ -16,6 +16,7 @@
 #define EXPORT_OWN_ID (1ull << 63)
 
 #define EXPORT_TEXT_MAX 512u
+#define EXPORT_SPEAKER "cuda_ipc: "
 
 struct cuda_ipc_export {
     struct cuda_ipc_export *next; /* guarded by export_lock, as is refs */
@@ -245,12 +246,16 @@ static const struct {
     {CUDA_IPC_EXPORT_PRIVATE, export_alloc_private},
 };
 
+/* Whoever shows the cause says who speaks. */
 static void export_add_cause(struct cuda_ipc_export *export, const struct kvl_err *err)
 {
     size_t used = strlen(export->cause);
+    size_t speaker = strncmp(err->text, EXPORT_SPEAKER, strlen(EXPORT_SPEAKER)) == 0
+                         ? strlen(EXPORT_SPEAKER)
+                         : 0;
 
     snprintf(export->cause + used, sizeof(export->cause) - used, "%s%s", used == 0 ? "" : "; ",
-             err->text);
+             err->text + speaker);
 }
 
 /* A device that is full is full by every way. */
@@ -274,7 +279,7 @@ static int export_try(struct cuda_ipc_export *export, uint64_t bytes, uint32_t w
             break;
         }
     }
-    return kvl_fail(err, r, "%s", export->cause);
+    return kvl_fail(err, r, EXPORT_SPEAKER "%s", export->cause);
 }
 
 int cuda_ipc_export_create(const struct cuda_ipc_place *place, uint64_t bytes, uint32_t ways,

@@ -61,7 +61,8 @@ uint64_t cuda_ipc_export_bytes(const struct cuda_ipc_export *export);
 /** Descriptor to send along; borrowed, close-on-exec. -1 unless of type CUDA_IPC_SHARE_FD. */
 int cuda_ipc_export_fd(const struct cuda_ipc_export *export);
 
-/** Why the ways before the one that was taken did not work; "" when the first one did. */
+/** Why the ways before the one that was taken did not work; "" when the first one did. Without the
+ *  component before it. */
 const char *cuda_ipc_export_cause(const struct cuda_ipc_export *export);
 
 /**

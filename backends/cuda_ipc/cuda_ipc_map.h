@@ -5,7 +5,7 @@
  * process, shared by all instances, because the driver counts and limits such mappings by process.
  *
  * A mapping is found by who exported it, the memory's device, its base, and the context that maps
- * it; and taken only when handle, length and buffer id are equal too, else it is stale: it is closed
+ * it; and taken only when handle, length and buffer id are equal too. Else it is stale: it closes
  * as soon as nobody uses it, and the new one is opened. Unused mappings are kept for the next time
  * and go, least recently used first, when the cache is full. Those in use never go.
  *
@@ -74,9 +74,9 @@ void cuda_ipc_map_close(struct cuda_ipc_map *map);
  * @param place  device to use it on: its context must be one of this map's driver
  * @param fd     descriptor of a CUDA_IPC_SHARE_FD; borrowed; -1 when there is none
  * @return 0; -EBADF not mapped yet, and `fd` is -1: ask the exporter for it; -ENOMEM the cache is
- *         full of mappings in use; -ENODEV the memory's device is not visible here; -ENOTSUP the two
- *         devices cannot reach each other, or the driver cannot share; -EBADMSG the allocation is
- *         shorter than told; -ESTALE freed, or our own but not exported any more; -EACCES, -EIO,
+ *         full of mappings in use; -ENODEV the memory's device is not visible here; -ENOTSUP the
+ *         two devices cannot reach each other, or the driver cannot share; -EBADMSG the allocation
+ *         is shorter than told; -ESTALE freed, or our own but not exported any more; -EACCES, -EIO,
  *         -EINVAL of the driver; -ECHILD; -ETIMEDOUT. One sentence in err.
  */
 int cuda_ipc_map_acquire(struct cuda_ipc_map *map, const struct cuda_ipc_place *place,
@@ -120,7 +120,7 @@ int cuda_ipc_map_acquire_segments(struct cuda_ipc_map *map, const struct cuda_ip
 /** Gives a use back. Copies from and to it have ended. An all-zero one is left alone. */
 void cuda_ipc_map_release(struct cuda_ipc_ref *ref);
 
-/** A process is gone: its unused mappings close now, the others when released. None is found again. */
+/** A process is gone: its unused mappings close now, the others when released; none is found. */
 void cuda_ipc_map_drop(const struct cuda_ipc_who *who);
 
 void cuda_ipc_map_get_stats(struct cuda_ipc_map_stats *stats_out);

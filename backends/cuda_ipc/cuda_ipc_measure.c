@@ -19,6 +19,11 @@
 /* Copies in one measurement: long enough against the time that a launch takes. */
 #define COPIES_MAX 2048u
 #define BYTES_MAX (64ull << 20)
+/* A first try is short; what is slow then is not measured longer, and all of it has an end. */
+#define TRY_COPIES 64u
+#define TRY_BYTES (1ull << 20)
+#define TRY_NS 5000000u
+#define ALL_NS 200000000u
 
 static const uint64_t measure_sizes[SIZES] = {4096, 16384, 65536, 262144, 1048576, 4194304};
 
@@ -31,6 +36,9 @@ struct measure {
     uint64_t src;
     uint64_t room; /* bytes of each */
     uint64_t fragment;
+    uint64_t copies_max;
+    uint64_t bytes_max;
+    uint64_t until_ns; /* the end of all measurements */
 };
 
 /* All fragments once. A batch ends with them, since its copies have no order: the next ones write to
@@ -43,7 +51,7 @@ static int measure_pass(const struct measure *measure, uint32_t *copies)
     int r = 0;
 
     /* from the last to the first, or they would be taken together */
-    for (uint64_t i = fragments; i-- > 0 && r == 0 && *copies < COPIES_MAX; (*copies)++) {
+    for (uint64_t i = fragments; i-- > 0 && r == 0 && *copies < measure->copies_max; (*copies)++) {
         struct cuda_ipc_span span = {.offset = i * measure->fragment, .bytes = measure->fragment};
 
         r = cuda_ipc_issue_span(measure->mover, measure->task, &dst, &src, &span);
@@ -60,7 +68,8 @@ static uint64_t measure_queue(const struct measure *measure)
     uint32_t copies = 0;
     int r = cuda_ipc_issue_begin(measure->mover, measure->task);
 
-    while (r == 0 && copies < COPIES_MAX && copies * measure->fragment < BYTES_MAX) {
+    while (r == 0 && copies < measure->copies_max &&
+           copies * measure->fragment < measure->bytes_max) {
         r = measure_pass(measure, &copies);
     }
     if (r == 0) {
@@ -69,26 +78,39 @@ static uint64_t measure_queue(const struct measure *measure)
     return r == 0 ? copies * measure->fragment : 0;
 }
 
-/* Bytes per second, the best of some rounds; 0 when it cannot be done. */
-static uint64_t measure_rate(const struct measure *measure)
+/* Bytes per second of one round, and how long it took; 0 when it cannot be done. */
+static uint64_t measure_round(const struct measure *measure, uint64_t *took_ns_out)
 {
     const struct cuda_ipc_device *device = measure->mover->device;
     cuda_stream stream = device->streams[measure->task->route.lane];
-    uint64_t best = 0;
+    const uint64_t begin = cuda_ipc_now_ns();
+    const uint64_t bytes = measure_queue(measure);
 
-    /* the first round warms up */
-    for (int round = 0; round <= ROUNDS && measure->fragment <= measure->room; round++) {
-        const uint64_t begin = cuda_ipc_now_ns();
-        const uint64_t bytes = measure_queue(measure);
-        uint64_t rate;
+    if (device->api->stream_synchronize(stream) != CUDA_OK || bytes == 0) {
+        return 0;
+    }
+    *took_ns_out = cuda_ipc_now_ns() - begin + 1;
+    return (uint64_t)((double)bytes * 1e9 / (double)*took_ns_out);
+}
 
-        if (device->api->stream_synchronize(stream) != CUDA_OK || bytes == 0) {
-            return 0;
-        }
-        rate = (uint64_t)((double)bytes * 1e9 / (double)(cuda_ipc_now_ns() - begin + 1));
-        if (round > 0 && rate > best) {
-            best = rate;
-        }
+/* Bytes per second, the best of some rounds; 0 when it cannot be done, or the time is up. */
+static uint64_t measure_rate(struct measure *measure)
+{
+    uint64_t took_ns = 0;
+    uint64_t best;
+
+    if (measure->fragment > measure->room || cuda_ipc_now_ns() > measure->until_ns) {
+        return 0;
+    }
+    measure->copies_max = TRY_COPIES;
+    measure->bytes_max = TRY_BYTES;
+    best = measure_round(measure, &took_ns);
+    measure->copies_max = COPIES_MAX;
+    measure->bytes_max = BYTES_MAX;
+    for (int round = 0; round < ROUNDS && best > 0 && took_ns < TRY_NS; round++) {
+        const uint64_t rate = measure_round(measure, &took_ns);
+
+        best = rate > best ? rate : best;
     }
     return best;
 }
@@ -122,16 +144,15 @@ static void measure_device(struct cuda_ipc_mover *mover, struct measure *measure
         batch = measure_rate(measure);
         best = kernel > best ? kernel : best;
         best = batch > best ? batch : best;
-        if (kernel == 0 || batch == 0) {
-            continue;
-        }
         if (kernel > batch) {
             break;
         }
-        crossover = measure_sizes[i];
+        if (kernel > 0) {
+            crossover = measure_sizes[i];
+        }
     }
-    mover->figures.crossover = crossover;
     if (best > 0) {
+        mover->figures.crossover = crossover;
         mover->figures.device_rate = best;
     }
 }
@@ -168,7 +189,7 @@ static void measure_host(struct cuda_ipc_mover *mover, struct measure *measure)
 
 void cuda_ipc_measure(struct cuda_ipc_mover *mover)
 {
-    struct measure measure = {.mover = mover};
+    struct measure measure = {.mover = mover, .until_ns = cuda_ipc_now_ns() + ALL_NS};
 
     mover->figures = (struct cuda_ipc_figures){
         .crossover = GUESS_CROSSOVER,

@@ -135,6 +135,7 @@ void cuda_ipc_part_drop(struct cuda_ipc_mover *mover)
 
     for (int lane = 0; lane < CUDA_IPC_LANES; lane++) {
         while ((part = lane_pop(mover, lane)) != NULL) {
+            part->task->status = -EIO; /* whatever else it was to end with */
             part_free(mover, part);
         }
     }

@@ -25,7 +25,7 @@ struct cuda_ipc_place {
 
 /** What a thread had before cuda_ipc_place_enter(). */
 struct cuda_ipc_stay {
-    int capture_mode;
+    unsigned int capture_mode;
     int is_relaxed;
 };
 

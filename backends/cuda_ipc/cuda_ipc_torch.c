@@ -27,6 +27,7 @@ struct cuda_ipc_torch {
     const struct kvl_log *log;
     struct cuda_ipc_place place;
     struct cuda_ipc_who who;
+    uint32_t generation; /* of forks */
     struct kvl_kv kv;
     uint64_t *bases;
     uint32_t count;
@@ -174,19 +175,21 @@ static void torch_probe_counters(const struct cuda_ipc_torch *torch)
     }
 }
 
+/* In a child of a fork the layers are the parent's, who goes on using them. */
 static void torch_drop_layer(struct cuda_ipc_torch *torch, struct torch_layer *layer)
 {
-    if (layer->is_open) {
-        int r;
+    int r;
 
-        /* first the mapping: a counter of 0 says that we are done with it */
-        cuda_ipc_map_release(&layer->ref);
-        layer->is_open = 0;
-        r = cuda_ipc_counter_drop(layer->counter, layer->slot);
-        if (r < 0) {
-            kvl_debug(torch->log, "cuda_ipc: counter %" PRIu64 " of '%s' was not taken down: %s",
-                      layer->slot, layer->counter, strerror(-r));
-        }
+    if (!layer->is_open || torch->generation != cuda_ipc_who_generation()) {
+        return;
+    }
+    /* first the mapping: a counter of 0 says that we are done with it */
+    cuda_ipc_map_release(&layer->ref);
+    layer->is_open = 0;
+    r = cuda_ipc_counter_drop(layer->counter, layer->slot);
+    if (r < 0) {
+        kvl_debug(torch->log, "cuda_ipc: counter %" PRIu64 " of '%s' was not taken down: %s",
+                  layer->slot, layer->counter, strerror(-r));
     }
 }
 
@@ -326,6 +329,7 @@ static int torch_create(const struct cuda_ipc_torch_env *env, const struct cuda_
         return kvl_fail(err, -ENOMEM, "cuda_ipc: out of memory");
     }
     torch->log = env->log;
+    torch->generation = cuda_ipc_who_generation();
     torch->place = *place;
     torch->count = value->count;
     torch->bases = calloc((size_t)tensor->planes * value->count, sizeof(torch->bases[0]));

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Questions of peers about chunks that the own store has not, but some backend of this process may
- * keep. The question waits, with what it needs to be answered, until the last of them was looked for
- * or brought into the store, and is answered then, by the thread that did it. A channel that closes
- * meanwhile lets go of its questions; what still comes for them is dropped.
+ * keep. Such a question waits, with what it needs to be answered, until the last of them was looked
+ * for or brought into the store, and is answered then, by the thread that did it. A channel that
+ * closes meanwhile lets go of its questions; what still comes for them is dropped.
  */
 #include <errno.h>
 #include <stdlib.h>

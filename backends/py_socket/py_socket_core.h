@@ -490,8 +490,9 @@ void py_socket_serve_later(struct py_socket_conn *conn, const struct py_socket_f
 /* ---- py_socket_bring.c ---- */
 
 /**
- * Who receives, no lock, with a LOOKUP or GET. Has the backends of this process that keep chunks asked
- * for those that the store has not. @return 1: it is answered when they have; 0: answer it now.
+ * Who receives, no lock, with a LOOKUP or GET. Has the backends of this process that keep chunks
+ * asked for those that the store has not.
+ * @return 1: it is answered when they have answered; 0: answer it now.
  */
 int py_socket_bring(struct py_socket_conn *conn);
 /** Its connections are closed: nothing touches the channel when this returns. No lock. */

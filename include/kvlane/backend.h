@@ -199,9 +199,11 @@ struct kvl_backend_ops {
 
     /**
      * Takes note of an engine's paged KV cache. The record is borrowed for the call. May block; only
-     * while running. @return 0 and a number that `kvl_batch.kv` names it by; -EINVAL, -ENODEV,
-     * -ENOTSUP, -ENOMEM, -EMSGSIZE, and what opening the memory of another process fails with.
-     * err->text on failure.
+     * while running. The core has checked the record and checks block tables against it; only of a
+     * kvcache it knows no layout: there sizes and block ids are the backend's to check.
+     * @return 0 and a number that `kvl_batch.kv` names it by; -EINVAL, -ENODEV, -ENOTSUP, -ENOMEM,
+     *         -EMSGSIZE, and what opening the memory of another process fails with. err->text on
+     *         failure.
      */
     int (*kv_register)(void *self, const struct kvl_kv *kv, uint64_t *kv_out, struct kvl_err *err);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "memory_rig.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -151,4 +152,84 @@ int rig_load(struct rig *rig, const char *key, const uint32_t *blocks, uint32_t 
              uint8_t *location_out)
 {
     return move_one(rig, key, blocks, tokens, 0, location_out);
+}
+
+void rig_batch_add_many(struct rig_batch *batch, const struct rig *rig, char keys[][8],
+                        uint32_t count, uint32_t number)
+{
+    rig_batch_init(batch, rig, 20000);
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t blocks[] = {2 * i % RIG_BLOCKS, (2 * i + 1) % RIG_BLOCKS};
+
+        (void)snprintf(keys[i], sizeof(keys[i]), "k%u", number + i);
+        rig_batch_add(batch, keys[i], blocks, 2 * RIG_BLOCK_TOKENS);
+    }
+}
+
+int rig_start(struct rig *rig, struct rig_batch *batch, int is_save, uint64_t *op)
+{
+    const struct kvl_plugin *plugin = rig->engine->plugin;
+
+    return (is_save ? plugin->save : plugin->load)(rig->engine->instance, &batch->engine.batch,
+                                                   &batch->engine.result, op);
+}
+
+int rig_wait(struct rig *rig, struct rig_batch *batch, uint64_t op)
+{
+    return rig->engine->plugin->wait(rig->engine->instance, op, engine_now_ms() + 20000,
+                                     &batch->engine.result);
+}
+
+int rig_lookup(struct rig *rig, const char *key)
+{
+    struct engine_batch look;
+    int r;
+
+    engine_batch_init(&look, 5000);
+    (void)engine_batch_add(&look, key, NULL, 0);
+    r = rig->engine->plugin->lookup(rig->engine->instance, &look.batch, &look.result, NULL);
+    return r < 0 ? r : look.status[0];
+}
+
+static void must(int holds, const char *what)
+{
+    if (!holds) {
+        fprintf(stderr, "rig: %s\n", what);
+        abort();
+    }
+}
+
+void rig_open(struct rig *rig, struct engine *engine, struct mock_memory_control *control,
+              const char *more, const char *ini)
+{
+    char text[2048];
+
+    memset(control, 0, sizeof(*control));
+    (void)snprintf(text, sizeof(text), "[mock_memory]\ncontrol = %p\n%s\n%s", (void *)control, more,
+                   ini);
+    must(engine_open(engine, text) == 0, engine->err.text);
+    rig_init(rig, engine, MOCK_MEM);
+    rig_register(rig);
+    must(atomic_load(&control->caches) == 1, "the backend was not told of the cache");
+}
+
+void rig_close(struct rig *rig, struct mock_memory_control *control)
+{
+    struct engine *engine = rig->engine;
+
+    must(engine->plugin->unregister_kv(engine->instance, rig->kv) == 0, "unregister_kv failed");
+    must(atomic_load(&control->caches) == 0, "the backend still has a cache");
+    must(engine_stat(engine, "store_leases") == 0, "leases are still out");
+    must(engine_stat(engine, "store_reserved") == 0, "slots are still out");
+    must(engine_close(engine, 5000) == 0, "close failed");
+}
+
+int rig_await(atomic_uint *value, unsigned least)
+{
+    const uint64_t limit = engine_now_ms() + 20000;
+
+    while (atomic_load(value) < least && engine_now_ms() < limit) {
+        (void)poll(NULL, 0, 1);
+    }
+    return atomic_load(value) >= least;
 }

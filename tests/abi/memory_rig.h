@@ -73,4 +73,28 @@ int rig_save(struct rig *rig, const char *key, const uint32_t *blocks, uint32_t 
 int rig_load(struct rig *rig, const char *key, const uint32_t *blocks, uint32_t tokens,
              uint8_t *location_out);
 
+/** Chunks "k<number>" and so on, two blocks each; `keys` has a place for each. */
+void rig_batch_add_many(struct rig_batch *batch, const struct rig *rig, char keys[][8],
+                        uint32_t count, uint32_t number);
+
+/** A save or load. @param op  NULL = waited for */
+int rig_start(struct rig *rig, struct rig_batch *batch, int is_save, uint64_t *op);
+int rig_wait(struct rig *rig, struct rig_batch *batch, uint64_t op);
+
+/** @return the status of the key. */
+int rig_lookup(struct rig *rig, const char *key);
+
+/**
+ * Opens an engine with [mock_memory], which is steered by `control`, and registers the cache.
+ * @param more  further keys of that section. @param ini  further sections
+ */
+void rig_open(struct rig *rig, struct engine *engine, struct mock_memory_control *control,
+              const char *more, const char *ini);
+
+/** Closes it; nothing may be left of it. */
+void rig_close(struct rig *rig, struct mock_memory_control *control);
+
+/** Looks until the counter is at least that. @return 1; 0 when that took too long. */
+int rig_await(atomic_uint *value, unsigned least);
+
 #endif /* KVL_TESTS_MEMORY_RIG_H */

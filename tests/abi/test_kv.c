@@ -393,6 +393,7 @@ static void test_layers_of_a_load_that_is_over(void **state)
     struct rig_batch batch;
     uint64_t op = 0;
     char ini[256];
+    int r;
 
     (void)state;
     (void)snprintf(ini, sizeof(ini), "[mock_good]\nshelf = kv\npreload = a\npreload_bytes = %llu\n",
@@ -401,17 +402,20 @@ static void test_layers_of_a_load_that_is_over(void **state)
     rig_batch_init(&batch, &rig, 20000);
     rig_batch_add(&batch, "a", to, TOKENS);
     assert_int_equal(engine.plugin->wait_layers(engine.instance, 1, 1, 0), -EINVAL);
-    assert_int_equal(
-        engine.plugin->load(engine.instance, &batch.engine.batch, &batch.engine.result, &op),
-        -EINPROGRESS);
-    /* nobody waits for it: it is moved on from here, into the engine's memory */
-    assert_int_equal(
-        engine.plugin->wait_layers(engine.instance, op, RIG_LAYERS, engine_now_ms() + 20000), 0);
-    assert_int_equal(rig_token(&rig, 0, to[0], 0)[0], mock_byte("a", 0));
-    assert_int_equal(engine.plugin->unregister_kv(engine.instance, rig.kv), -EBUSY);
-    assert_int_equal(engine.plugin->wait(engine.instance, op, 0, &batch.engine.result), 0);
+    r = engine.plugin->load(engine.instance, &batch.engine.batch, &batch.engine.result, &op);
+    if (r == -EINPROGRESS) { /* else it was there before the call looked for the last time */
+        /* nobody waits for it: it is moved on from here, into the engine's memory */
+        assert_int_equal(
+            engine.plugin->wait_layers(engine.instance, op, RIG_LAYERS, engine_now_ms() + 20000),
+            0);
+        assert_int_equal(rig_token(&rig, 0, to[0], 0)[0], mock_byte("a", 0));
+        assert_int_equal(engine.plugin->unregister_kv(engine.instance, rig.kv), -EBUSY);
+        r = engine.plugin->wait(engine.instance, op, 0, &batch.engine.result);
+        assert_int_equal(engine.plugin->wait_layers(engine.instance, op, 1, 0), -EINVAL);
+    }
+    assert_int_equal(r, 0);
     assert_int_equal(batch.engine.status[0], 0);
-    assert_int_equal(engine.plugin->wait_layers(engine.instance, op, 1, 0), -EINVAL);
+    assert_int_equal(rig_token(&rig, 0, to[0], 0)[0], mock_byte("a", 0));
     close_rig();
 }
 

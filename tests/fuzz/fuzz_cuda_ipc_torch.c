@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Any bytes as a KV cache of torch: whatever the codec lets through, the layout that is read from it
- * lies inside its storage, and a counter's name is no path.
+ * Any bytes as a KV cache of torch: whatever the codec lets through, the layout that is read from
+ * it lies inside its storage, and a counter's name is no path.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -12,7 +12,8 @@ from lmcache.v1.cache_controller import message
 
 import interop
 from interop import check
-from worker_rig import LOCATION, NAME, Store, ask_reply_port, eventually, free_ports, same
+from worker_rig import (GPU_LOCATION, LOCATION, NAME, Store, ask_reply_port, eventually, free_ports,
+                        gather, same)
 
 # hash chain of the tokens 0 .. 521, NONE_HASH 0
 CHAIN = [3131758554629441992, 8783757053568497755, -2187750341664164242]
@@ -45,8 +46,8 @@ class Controller:
                 return json.loads(line)
         raise SystemExit("FAILED: LMCache's controller has died")
 
-    def keys(self):
-        return self.ask("keys", *NAME, LOCATION)
+    def keys(self, location=LOCATION):
+        return self.ask("keys", *NAME, location)
 
 
 def lookups(context, controller):
@@ -153,6 +154,38 @@ def a_dead_predecessor(context):
     controller.kill()
 
 
+def gpu_memory():
+    """A backend that keeps chunks itself, in what stands for the memory of a GPU: what is evicted goes
+    there, and two were there before."""
+    controller = Controller(True)
+    controller.start()
+    before = [0x7d01, 0x7d02]
+    with gather(["tcp_remote", "controller", "mock_kept"]) as modules:
+        store = Store(controller, store="8MiB", modules=modules, extra=(
+            "[mock_kept]\nput_to = evicted\npreload = " +
+            " ".join(f"model@1@{NAME[1]}@{n:x}@half" for n in before)))
+        eventually("both locations are synced",
+                   lambda: controller.keys(GPU_LOCATION) == before and controller.keys() == [])
+        for number in range(300):
+            store.put(number)
+
+        def announced():
+            host, gpu = set(controller.keys()), set(controller.keys(GPU_LOCATION))
+            there = set(store.keys(range(300)))  # the server looks beside the store too
+            if host | gpu == there | set(before) and len(host) < 200 and len(gpu) > 50:
+                return True
+            return f"{len(there)} there, {len(host)} in the store, {len(gpu)} beside it"
+
+        eventually("what leaves the store is announced beside it", announced)
+        check(controller.ask("gaps") == 0, "no gap in either sequence")
+        controller.kill()
+        controller.start()
+        eventually("a new controller is told of both", announced)
+        check(store.stop() == 0, "SIGTERM ends with 0")
+    eventually("nothing is left of it", lambda: controller.ask("workers") == [])
+    controller.kill()
+
+
 def main():
     signal.alarm(280)
     context = zmq.Context()
@@ -161,6 +194,7 @@ def main():
     evictions(context)
     kills_in_a_sync(context)
     a_dead_predecessor(context)
+    gpu_memory()
     context.term()
     interop.done("LMCache's controller")
 

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`kvlane serve` as a worker of a cache controller, and ways to look at both sides."""
+import os
+import shutil
 import socket
 import struct
 import subprocess
+import tempfile
 import time
 
 import msgspec
@@ -17,6 +20,18 @@ PUT, GET, EXIST, LIST = 1, 2, 3, 4
 CHUNK = 64 << 10
 NAME = ("engine", 1)
 LOCATION = "LocalCPUBackend"
+GPU_LOCATION = "LocalGPUBackend"
+
+
+def gather(words):
+    """A folder with the modules of these backends and mocks, which lie in two."""
+    folder = tempfile.TemporaryDirectory(prefix="kvl-modules-")
+    for word in words:
+        for place in ("KVL_BACKENDS", "KVL_MOCKS"):
+            path = os.path.join(os.environ[place], f"kvl-{word}.so")
+            if os.path.exists(path):
+                shutil.copy(path, folder.name)
+    return folder
 
 
 def free_ports(count):
@@ -42,9 +57,10 @@ def eventually(what, fn, seconds=40):
 class Store:
     """`kvlane serve` with a worker, and a connection to put chunks through."""
 
-    def __init__(self, controller, extra="", store="256MiB"):
+    def __init__(self, controller, extra="", store="256MiB", modules=""):
         pull, reply = controller.ports[:2]
-        ini = (f"[kvlane]\nlog_level = warn\n[store]\nmax_bytes = {store}\n"
+        modules = f"module_path = {modules}\n" if modules else ""
+        ini = (f"[kvlane]\nlog_level = warn\n{modules}[store]\nmax_bytes = {store}\n"
                "[tcp_remote]\nrole = server\nlisten = 127.0.0.1:0\n"
                f"[controller]\nrole = worker\ninstance_id = {NAME[0]}\nworker_id = {NAME[1]}\n"
                f"controller_pull_url = 127.0.0.1:{pull}\n"

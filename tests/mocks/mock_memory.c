@@ -289,7 +289,7 @@ static int bring(struct mock_memory *mock, struct job *job, void **data)
 
 static int do_read(struct mock_memory *mock, struct job *job)
 {
-    void **data = calloc(job->batch.count, sizeof(*data));
+    void **data = calloc(job->batch.count + 1, sizeof(*data));
     int r = data != NULL ? pass(mock, job, job->places != NULL ? 0 : UINT32_MAX) : -ENOMEM;
 
     for (uint32_t i = 0; r == 0 && i < job->batch.count; i++) {
@@ -483,8 +483,8 @@ static struct job *new_job(enum mock_memory_verb verb, const struct kvl_batch *b
     job->verb = verb;
     job->batch = *batch;
     job->chunks = keep(batch->chunks, batch->count * sizeof(*job->chunks));
-    job->keys = calloc(batch->count, sizeof(*job->keys));
-    job->status = calloc(batch->count, sizeof(*job->status));
+    job->keys = calloc(batch->count + 1, sizeof(*job->keys));
+    job->status = calloc(batch->count + 1, sizeof(*job->status));
     if (addresses != NULL) {
         job->addresses = keep(addresses, batch->count * sizeof(*job->addresses));
     }

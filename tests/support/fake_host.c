@@ -78,6 +78,11 @@ struct fake_host {
     struct fake_offer offered; /* the last of a peer */
     uint32_t offered_count;
     struct fake_chunk *held; /* in memory of a GPU */
+    uint64_t progress_cookie;
+    uint32_t progress_layers;
+    uint32_t progress_calls;
+    void *range;
+    uint64_t range_bytes;
     int keeps; /* there is a backend that keeps them */
 };
 
@@ -824,6 +829,103 @@ void fake_host_drop(struct fake_host *fake, const char *key)
     pthread_mutex_unlock(&fake->lock);
 }
 
+/* ---- what a backend that keeps chunks, or copies for the core, tells ---- */
+
+static int fake_offer_own(const struct kvl_host *host, const void *bytes, uint32_t length)
+{
+    struct fake_host *fake = fake_of(host);
+
+    if (length > KVL_OFFER_MAX) {
+        return -EMSGSIZE;
+    }
+    fake_host_set_offer(fake, fake->desc->name != NULL ? fake->desc->name : "",
+                        length > 0 ? bytes : "", length);
+    return 0;
+}
+
+uint32_t fake_host_offer(struct fake_host *fake, void *bytes_out)
+{
+    uint32_t length;
+
+    pthread_mutex_lock(&fake->lock);
+    length = fake->offer.length;
+    memcpy(bytes_out, fake->offer.bytes, length);
+    pthread_mutex_unlock(&fake->lock);
+    return length;
+}
+
+static void fake_held_event(const struct kvl_host *host, const struct kvl_key *key, uint64_t bytes,
+                            uint32_t kind)
+{
+    struct fake_host *fake = fake_of(host);
+    char text[KVL_KEY_MAX + 1] = "";
+
+    memcpy(text, key->text, key->length);
+    if (kind == KVL_KEY_EVICT || fake_host_holds(fake, text)) {
+        fake_host_drop(fake, text);
+    }
+    if (kind == KVL_KEY_ADMIT) {
+        fake_host_hold(fake, text, bytes);
+    }
+}
+
+int fake_host_holds(struct fake_host *fake, const char *key)
+{
+    int found = 0;
+
+    pthread_mutex_lock(&fake->lock);
+    for (const struct fake_chunk *chunk = fake->held; chunk != NULL; chunk = chunk->next) {
+        found |= chunk->key_length == strlen(key) && memcmp(chunk->key, key, strlen(key)) == 0;
+    }
+    pthread_mutex_unlock(&fake->lock);
+    return found;
+}
+
+static void fake_progress(const struct kvl_host *host, uint64_t cookie, uint32_t layers)
+{
+    struct fake_host *fake = fake_of(host);
+
+    pthread_mutex_lock(&fake->lock);
+    if (cookie == fake->progress_cookie && layers <= fake->progress_layers) {
+        fake_die("progress that does not grow", "");
+    }
+    fake->progress_cookie = cookie;
+    fake->progress_layers = layers;
+    fake->progress_calls++;
+    pthread_cond_broadcast(&fake->changed);
+    pthread_mutex_unlock(&fake->lock);
+}
+
+uint32_t fake_host_progress(struct fake_host *fake, uint64_t *cookie_out, uint32_t *layers_out)
+{
+    uint32_t calls;
+
+    pthread_mutex_lock(&fake->lock);
+    calls = fake->progress_calls;
+    *cookie_out = fake->progress_cookie;
+    *layers_out = fake->progress_layers;
+    pthread_mutex_unlock(&fake->lock);
+    return calls;
+}
+
+static int fake_store_range(const struct kvl_host *host, void **base_out, uint64_t *bytes_out)
+{
+    struct fake_host *fake = fake_of(host);
+
+    if (fake->range == NULL) {
+        return -ENOTSUP;
+    }
+    *base_out = fake->range;
+    *bytes_out = fake->range_bytes;
+    return 0;
+}
+
+void fake_host_set_range(struct fake_host *fake, void *base, uint64_t bytes)
+{
+    fake->range = base;
+    fake->range_bytes = bytes;
+}
+
 /* ---- life and views ---- */
 
 static void fake_fill_table(struct fake_host *fake)
@@ -860,6 +962,10 @@ static void fake_fill_table(struct fake_host *fake)
         .offers = fake_offers,
         .offered = fake_offered,
         .held = fake_held,
+        .offer = fake_offer_own,
+        .held_event = fake_held_event,
+        .progress = fake_progress,
+        .store_range = fake_store_range,
     };
 }
 

@@ -86,6 +86,15 @@ uint32_t fake_host_offered(struct fake_host *fake, struct fake_offer *last_out);
 void fake_host_hold(struct fake_host *fake, const char *key, uint64_t bytes);
 void fake_host_drop(struct fake_host *fake, const char *key);
 
+/** 1 when the backend has told of that chunk, and not that it went. */
+int fake_host_holds(struct fake_host *fake, const char *key);
+/** What the backend has peers told. @param bytes_out  KVL_OFFER_MAX. @return its length. */
+uint32_t fake_host_offer(struct fake_host *fake, void *bytes_out);
+/** The last that progress was told. @return how often it was called. */
+uint32_t fake_host_progress(struct fake_host *fake, uint64_t *cookie_out, uint32_t *layers_out);
+/** What store_range answers, before start; the caller's memory. */
+void fake_host_set_range(struct fake_host *fake, void *base, uint64_t bytes);
+
 /** Leases and handles that are out, threads not joined. All 0 after stop. */
 uint32_t fake_host_leaks(struct fake_host *fake);
 

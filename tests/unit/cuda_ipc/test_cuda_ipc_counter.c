@@ -120,8 +120,7 @@ static void test_names(void **state)
     assert_int_equal(cuda_ipc_counter_check("/torch_1_2_3\0", 13, &pid), -EBADMSG);
     assert_int_equal(pid, 7);
 
-    memset(longest, '0', sizeof(longest));
-    memcpy(longest, "/torch_1_2_", 11);
+    snprintf(longest, sizeof(longest), "/torch_1_2_%0280d", 0);
     assert_int_equal(cuda_ipc_counter_check(longest, CUDA_IPC_COUNTER_NAME_MAX, &pid), 0);
     assert_int_equal(cuda_ipc_counter_check(longest, CUDA_IPC_COUNTER_NAME_MAX + 1, &pid),
                      -EBADMSG);

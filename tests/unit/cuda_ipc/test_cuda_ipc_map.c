@@ -464,6 +464,31 @@ static void test_calls_around_open_may_fail(void **state)
     close(b.fd);
 }
 
+/* An engine captures CUDA graphs when it starts, while memory is being shared. */
+static void test_goes_along_with_a_capture(void **state)
+{
+    struct fixture *f = *state;
+    struct cuda_ipc_export *export = NULL;
+    struct cuda_ipc_ref ref = {0};
+    struct share_made a;
+    struct share_made b;
+
+    make(f, 0x58, &a);
+    share_make(&f->peer, CUDA_IPC_EXPORT_FD, 0, BYTES, 0x59, &b);
+    f->rig.control->capture_begin();
+    assert_int_equal(acquire(f, &a, &ref), 0);
+    cuda_ipc_map_release(&ref);
+    assert_int_equal(acquire(f, &b, &ref), 0);
+    cuda_ipc_map_release(&ref);
+    assert_int_equal(
+        cuda_ipc_export_create(&f->place, BYTES, CUDA_IPC_EXPORT_LEGACY, &export, &f->err), 0);
+    cuda_ipc_export_destroy(export);
+    cuda_ipc_map_drop(&a.share.who);
+    assert_int_equal(f->rig.control->capture_end(), 0);
+    assert_int_equal(imports(f), 0);
+    close(b.fd);
+}
+
 static void test_mapped_twice_is_cured_once(void **state)
 {
     struct fixture *f = *state;
@@ -606,6 +631,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_own_memory_is_used_as_it_is, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_codes_of_open, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_calls_around_open_may_fail, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_goes_along_with_a_capture, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_mapped_twice_is_cured_once, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_shorter_than_told, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_many_threads, set_up, tear_down),

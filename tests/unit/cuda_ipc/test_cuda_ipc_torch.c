@@ -230,6 +230,29 @@ static void test_producer_killed_while_in_use(void **state)
     torch_peer_unlink(&f->peer);
 }
 
+static void test_child_of_a_fork_gives_nothing_back(void **state)
+{
+    struct fixture *f = *state;
+    int status = -1;
+    pid_t pid;
+
+    start(f, TORCH_MALLOC, TORCH_SOUND);
+    assert_int_equal(open_it(f), 0);
+    pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        cuda_ipc_torch_close(f->torch);
+        _exit(0);
+    }
+    assert_true(waitpid(pid, &status, 0) == pid);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    expect_counters(f, 1);
+    expect_layers(f);
+    cuda_ipc_torch_close(f->torch);
+    expect_counters(f, 0);
+    torch_peer_end(&f->peer);
+}
+
 /* ---- counters that are not there ---- */
 
 static void test_missing_counters_are_told_once(void **state)
@@ -468,6 +491,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_expandable_segments, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_waits_for_the_writes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_producer_killed_while_in_use, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_child_of_a_fork_gives_nothing_back, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_missing_counters_are_told_once, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_each_wrapper_counts_once, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_counters_never_fall_below_zero, set_up, tear_down),

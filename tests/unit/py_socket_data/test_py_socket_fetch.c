@@ -22,7 +22,7 @@
 #define CHUNK (1024u * 1024 + 40)
 #define CHUNKS 8u
 
-/* ---- a store: chunks c0 .. c7, c5 is empty, c6 is held back; d0 .. d7 once they are brought ---- */
+/* ---- a store: chunks c0 .. c7, c5 is empty, c6 is held back; d0 .. d7 once brought ---- */
 
 struct search {
     kvl_fetch_fn fn;
