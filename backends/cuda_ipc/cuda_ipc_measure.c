@@ -85,8 +85,13 @@ static uint64_t measure_round(const struct measure *measure, uint64_t *took_ns_o
     cuda_stream stream = device->streams[measure->task->route.lane];
     const uint64_t begin = cuda_ipc_now_ns();
     const uint64_t bytes = measure_queue(measure);
+    cuda_result code;
 
-    if (device->api->stream_synchronize(stream) != CUDA_OK || bytes == 0) {
+    code = device->api->stream_synchronize(stream);
+    if (code != CUDA_OK) {
+        cuda_ipc_device_lose(measure->mover->device, "cuStreamSynchronize", code);
+    }
+    if (code != CUDA_OK || bytes == 0) {
         return 0;
     }
     *took_ns_out = cuda_ipc_now_ns() - begin + 1;
