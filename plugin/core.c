@@ -143,6 +143,7 @@ static void stop_all(struct kvl_instance *instance)
             }
         }
     }
+    kvl_flights_stop_hands(instance->flights);
 }
 
 static void free_instance(struct kvl_instance *instance)
@@ -404,6 +405,27 @@ static int start_backends(struct kvl_instance *instance, int longer, struct kvl_
     return 0;
 }
 
+/* Only where a backend moves memory that we cannot. */
+static void start_hands(struct kvl_instance *instance)
+{
+    int r = 0;
+
+    for (uint32_t i = 0; i < instance->route.count; i++) {
+        const struct kvl_backend *backend = instance->route.backends[i];
+
+        if ((backend->caps & KVL_CAP_MEMORY) != 0 && kvl_backend_is_running(backend) &&
+            instance->flights->hand_count == 0 && r == 0) {
+            r = kvl_flights_start_hands(instance->flights);
+        }
+    }
+    if (r < 0) {
+        kvl_warn(&instance->log,
+                 "core: cannot start the threads that check what comes from devices (%s), their "
+                 "backends do it",
+                 strerror(-r));
+    }
+}
+
 static int start_all(struct kvl_instance *instance, struct kvl_err *err)
 {
     struct kvl_err scratch = {.size = sizeof(scratch)};
@@ -414,6 +436,7 @@ static int start_all(struct kvl_instance *instance, struct kvl_err *err)
     if (r < 0) {
         return r;
     }
+    start_hands(instance);
     if (instance->stats_socket != NULL && instance->stats_socket[0] != '\0') {
         r = kvl_watch_start(instance, instance->stats_socket, &instance->watch, &scratch);
         if (r < 0) {

@@ -24,6 +24,8 @@ int kvl_flights_create(struct kvl_store *store, struct kvl_hints *hints, const s
     pthread_mutex_init(&flights->lock, NULL);
     kvl_cond_init(&flights->idle);
     kvl_cond_init(&flights->moved);
+    kvl_cond_init(&flights->work);
+    flights->arrived_last = &flights->arrived;
     kvl_kv_init(&flights->kvs);
     kvl_table_init(&flights->ops);
     kvl_table_init(&flights->flights);
@@ -51,6 +53,7 @@ uint64_t kvl_flights_destroy(struct kvl_flights *flights)
     kvl_table_fini(&flights->flights);
     kvl_table_fini(&flights->ops);
     kvl_kv_fini(&flights->kvs);
+    pthread_cond_destroy(&flights->work);
     pthread_cond_destroy(&flights->moved);
     pthread_cond_destroy(&flights->idle);
     pthread_mutex_destroy(&flights->lock);

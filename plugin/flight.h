@@ -38,6 +38,9 @@ enum kvl_verb {
     KVL_VERB_SCATTER, /* the own store -> the engine's memory */
 };
 
+/** Threads that check what gathers brought: one hashes slower than a bus copies. */
+#define KVL_HANDS 2u
+
 struct kvl_flights {
     pthread_mutex_t lock; /* guards ops, their items in flight, flights and the count below */
     struct kvl_table ops;
@@ -48,6 +51,12 @@ struct kvl_flights {
     uint32_t watchers; /* threads that wait for `moved` */
     uint64_t landings; /* flights that were completed */
     struct kvl_kv_table kvs; /* has a lock of its own, never taken together with ours */
+    struct kvl_flight *arrived; /* gathers that are to be landed by the hands, oldest first */
+    struct kvl_flight **arrived_last;
+    pthread_cond_t work; /* for the hands */
+    pthread_t hands[KVL_HANDS];
+    uint32_t hand_count; /* 0 = completions are landed where they are reported */
+    int hands_stop;
     struct kvl_store *store; /* borrowed */
     struct kvl_hints *hints; /* borrowed */
     const struct kvl_log *log; /* borrowed */
@@ -64,6 +73,15 @@ int kvl_flights_create(struct kvl_store *store, struct kvl_hints *hints, const s
 
 /** Takes NULL. All backends have stopped. @return flights that were never completed. */
 uint64_t kvl_flights_destroy(struct kvl_flights *flights);
+
+/**
+ * Starts threads that land gathers, so that backends report layers and ends while bytes are hashed.
+ * Once. @return 0; -EAGAIN, -ENOMEM: it works without them.
+ */
+int kvl_flights_start_hands(struct kvl_flights *flights);
+
+/** Lands what has arrived and ends the threads, if there are any. All backends have stopped. */
+void kvl_flights_stop_hands(struct kvl_flights *flights);
 
 void kvl_flights_get_stats(struct kvl_flights *flights, struct kvl_flight_stats *stats_out);
 

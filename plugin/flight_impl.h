@@ -36,6 +36,9 @@ struct kvl_flight {
     uint32_t layers; /* that have arrived, as far as the backend told */
     int32_t status; /* list, probe */
     int is_landing; /* a completion is being worked on */
+    int is_cut; /* it was cut off before that */
+    int is_relied; /* wait_layers() let an engine go on because of its layers */
+    struct kvl_flight *next_arrived; /* in the queue of the hands */
     int is_direct; /* the backend reads or writes the engine's own memory */
     struct kvl_cargo cargo[];
 };
@@ -45,6 +48,12 @@ void kvl_flight_unlink(struct kvl_flight *flight);
 
 /** The flight is over and its op was told: takes it out of all books. The lock is held. */
 void kvl_flight_retire(struct kvl_flights *flights, struct kvl_flight *flight);
+
+/** Works on a completion whose status is noted: bytes, hints, op, books. It is gone then. */
+void kvl_flight_land(struct kvl_flights *flights, struct kvl_flight *flight);
+
+/** Leaves that to the hands. @return 1 it may be gone already; 0 there are none. */
+int kvl_flight_hand_over(struct kvl_flights *flights, struct kvl_flight *flight);
 
 void kvl_flight_free(struct kvl_flights *flights, struct kvl_flight *flight);
 

@@ -57,12 +57,12 @@ static void land_gather(struct kvl_flights *flights, struct kvl_cargo *cargo, in
 
 /* What the end says about who holds the chunk; copies within this process say nothing. */
 static void land_hints(struct kvl_flights *flights, const struct kvl_flight *flight,
-                       const struct kvl_cargo *cargo, int is_cut)
+                       const struct kvl_cargo *cargo)
 {
     const uint32_t index = flight->backend->index;
     const int is_copy = flight->verb == KVL_VERB_GATHER || flight->verb == KVL_VERB_SCATTER;
 
-    if (cargo->status == 0 && (is_copy || (is_cut && flight->verb == KVL_VERB_WRITE_OUT))) {
+    if (cargo->status == 0 && (is_copy || (flight->is_cut && flight->verb == KVL_VERB_WRITE_OUT))) {
         return; /* or it was to forget what it was given: it is asked when somebody looks for it */
     }
     if (cargo->status == 0 && flight->verb != KVL_VERB_REMOVE) {
@@ -75,22 +75,20 @@ static void land_hints(struct kvl_flights *flights, const struct kvl_flight *fli
     }
 }
 
-static void land_cargo(struct kvl_flights *flights, struct kvl_flight *flight,
-                       const struct kvl_completion *done, int is_cut)
+static void land_cargo(struct kvl_flights *flights, struct kvl_flight *flight)
 {
     for (uint32_t i = 0; i < flight->count; i++) {
         struct kvl_cargo *cargo = &flight->cargo[i];
 
-        cargo->status = cargo_status(done, i);
         if (flight->verb == KVL_VERB_READ && !flight->is_direct) {
             land_read(flights, flight, cargo);
         } else if (flight->verb == KVL_VERB_GATHER) {
-            land_gather(flights, cargo, is_cut);
+            land_gather(flights, cargo, flight->is_cut);
         } else if (cargo->has_view && flight->verb == KVL_VERB_WRITE) {
             kvl_store_release(flights->store, cargo->view.lease); /* before the waiter is told */
             cargo->has_view = 0;
         }
-        land_hints(flights, flight, cargo, is_cut);
+        land_hints(flights, flight, cargo);
     }
     kvl_store_trim(flights->store);
 }
@@ -132,8 +130,9 @@ static void report_item(struct kvl_flight *flight, struct kvl_cargo *cargo)
     }
     if (cargo->status != 0) {
         kvl_op_item_failed(item, cargo->status);
-        if (flight->verb == KVL_VERB_SCATTER) {
-            /* The chunk is here and cannot be brought: no other holder would change that. */
+        if (flight->verb == KVL_VERB_SCATTER || flight->is_relied) {
+            /* The chunk is here and cannot be brought: no other holder would change that. Or the
+             * engine has used layers of it: see layers.c. */
             item->status = cargo->status;
             item->location = KVL_LOCATION_NONE;
         } else if (flight->verb == KVL_VERB_GATHER) {
@@ -183,11 +182,27 @@ static void refuse_completion(struct kvl_flights *flights, struct kvl_backend *b
     }
 }
 
+void kvl_flight_land(struct kvl_flights *flights, struct kvl_flight *flight)
+{
+    if (flight->verb != KVL_VERB_LIST && flight->verb != KVL_VERB_PROBE) {
+        land_cargo(flights, flight);
+    }
+    pthread_mutex_lock(&flights->lock);
+    report(flight);
+    if (flight->op == NULL) {
+        atomic_fetch_add_explicit(&flight->backend->late, 1, memory_order_relaxed);
+    }
+    kvl_flight_retire(flights, flight);
+    flights->landings++;
+    kvl_flights_moved(flights);
+    pthread_mutex_unlock(&flights->lock);
+    kvl_flight_free(flights, flight);
+}
+
 void kvl_flights_complete(struct kvl_flights *flights, struct kvl_backend *backend,
                           const struct kvl_completion *done)
 {
     struct kvl_flight *flight;
-    int is_cut = 0;
 
     pthread_mutex_lock(&flights->lock);
     flight = kvl_table_get(&flights->flights, done->cookie);
@@ -196,7 +211,7 @@ void kvl_flights_complete(struct kvl_flights *flights, struct kvl_backend *backe
     }
     if (flight != NULL) {
         flight->is_landing = 1;
-        is_cut = flight->op == NULL;
+        flight->is_cut = flight->op == NULL;
     }
     pthread_mutex_unlock(&flights->lock);
     if (flight == NULL) {
@@ -204,22 +219,13 @@ void kvl_flights_complete(struct kvl_flights *flights, struct kvl_backend *backe
         return;
     }
 
-    if (flight->verb == KVL_VERB_LIST || flight->verb == KVL_VERB_PROBE) {
-        flight->status = done->status > 0 ? -EPROTO : done->status;
-    } else {
-        land_cargo(flights, flight, done, is_cut);
+    flight->status = done->status > 0 ? -EPROTO : done->status;
+    for (uint32_t i = 0; i < flight->count; i++) {
+        flight->cargo[i].status = cargo_status(done, i);
     }
-
-    pthread_mutex_lock(&flights->lock);
-    report(flight);
-    if (flight->op == NULL) {
-        atomic_fetch_add_explicit(&backend->late, 1, memory_order_relaxed);
+    if (flight->verb != KVL_VERB_GATHER || !kvl_flight_hand_over(flights, flight)) {
+        kvl_flight_land(flights, flight);
     }
-    kvl_flight_retire(flights, flight);
-    flights->landings++;
-    kvl_flights_moved(flights);
-    pthread_mutex_unlock(&flights->lock);
-    kvl_flight_free(flights, flight);
 }
 
 void kvl_flights_progress(struct kvl_flights *flights, struct kvl_backend *backend, uint64_t cookie,

@@ -23,6 +23,15 @@ static int have_come(const struct kvl_op *op, uint32_t layers)
     return 1;
 }
 
+/* The engine computes with what it was told is there: a chunk that fails now has failed, also if
+ * another holder could still bring it. */
+static void rely_on(struct kvl_op *op)
+{
+    for (struct kvl_flight *flight = op->first; flight != NULL; flight = flight->next) {
+        flight->is_relied = 1;
+    }
+}
+
 /* Moves it on as its waiter would, without waiting. Taken off the lock, which is held before and
  * after. A waiter that comes meanwhile lets us finish; nobody else ends the op. */
 static void nudge(struct kvl_instance *instance, struct kvl_op *op)
@@ -67,6 +76,7 @@ int kvl_layers_wait(struct kvl_instance *instance, uint64_t handle, uint32_t lay
         }
         is_known = 1;
         if (have_come(op, layers)) {
+            rely_on(op);
             r = 0;
             break;
         }

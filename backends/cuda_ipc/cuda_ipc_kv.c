@@ -135,6 +135,11 @@ static int kv_upload(struct cuda_ipc_kv *kv, struct kvl_err *err)
         if (code == CUDA_OK) {
             call = "cuStreamSynchronize";
             code = api->stream_synchronize(stream);
+            if (code != CUDA_OK) {
+                /* the copy may still come, so the memory must stay */
+                cuda_ipc_device_lose(kv->device, call, code);
+                kv->device_bases = 0;
+            }
         }
     }
     if (code == CUDA_OK) {

@@ -272,7 +272,8 @@ struct kvl_host {
 
     /**
      * Tells how far a read or scatter into registered KV blocks has come: the first `layers` layers
-     * of all its chunks are in the engine's memory. Grows; the completion ends it. Never blocks.
+     * of all its chunks are in the engine's memory, so not while one of them may still be a miss.
+     * Grows; the completion ends it. Never blocks.
      */
     void (*progress)(const struct kvl_host *host, uint64_t cookie, uint32_t layers);
 

@@ -259,7 +259,8 @@ struct kvl_plugin {
      * that it can compute with them while the rest arrives. Any number of calls, also from other
      * threads than the one that then ends the operation; while that one does not wait, the load is
      * moved on from here. What a chunk is worth is known only when wait() has ended the operation:
-     * a chunk that is lost half way is told there. deadline_ms 0 looks once.
+     * a chunk that is lost half way is told there, and then no other holder is asked for it, since
+     * the engine may have computed with what was there. deadline_ms 0 looks once.
      * @return 0, also when the load is over; -EINPROGRESS at the deadline; -EINVAL unknown, or no
      *         load.
      */

@@ -28,6 +28,10 @@ static int demo_parse(struct demo *self, int argc, char **argv)
          DEMO_DECODE_MAX},
         {"server-config", "FILE", "INI file of the server that the demo starts", CLI_TEXT,
          &self->server_config, 0, 0},
+        {"gpu", "WHEN", "auto, yes or no: KV caches on a GPU (auto: where there is one)", CLI_TEXT,
+         &self->gpu_word, 0, 0},
+        {"cuda-driver", "FILE", "the CUDA driver in place of libcuda.so.1", CLI_TEXT, &self->driver,
+         0, 0},
         {"no-server", NULL, "start none: use the one the INI file names", CLI_FLAG,
          &self->no_server, 0, 0},
         {"progress", NULL, "a progress bar also when stderr is no terminal", CLI_FLAG,
@@ -39,7 +43,9 @@ static int demo_parse(struct demo *self, int argc, char **argv)
         .about =
             "A small real transformer reads text as prompts. Engine A computes and saves its KV "
             "chunks; engine B,\nanother process, loads them out of A's memory (py_socket), engine "
-            "C from a server (tcp_remote), and\nboth decode on. Shown: time to first token, "
+            "C from a server (tcp_remote), and\nboth decode on. Where there is a GPU, A keeps its "
+            "KV cache on it, and engine G loads from "
+            "that memory\n(cuda_ipc). Shown: time to first token, "
             "speed-up, and whether all logits are bit-identical to\nrecomputation. Then one bit of "
             "a stored chunk is flipped, which must be seen and end as recompute or\nwith a good "
             "copy. With --config FILE, or where py_socket was not built, B takes the paths of its "
@@ -191,18 +197,34 @@ static int run_b(struct demo *self, uint32_t prompt)
     return r;
 }
 
+/* One prompt of an engine that has nothing of its own; none when it was not started. */
+static int run_one(struct demo *self, uint32_t prompt, const struct child *child, char name,
+                   const char *path, const char *whence)
+{
+    struct demo_ran ran;
+    int r;
+
+    if (child->pid == 0) {
+        return CLI_OK;
+    }
+    r = demo_engine_prompt(self, child, prompt, DEMO_USE, &ran);
+    if (r == CLI_OK) {
+        print_row(self, prompt, name, &ran);
+        check_warm(self, &ran, path, whence);
+    }
+    return r;
+}
+
 static int run_warm(struct demo *self)
 {
     for (uint32_t i = 0; i < self->prompts; i++) {
-        struct demo_ran ran;
-        int r = run_b(self, i);
+        int r = run_one(self, i, &self->g, 'G', "cuda_ipc", "the GPU memory of A");
 
-        if (r == CLI_OK && self->c.pid != 0) {
-            r = demo_engine_prompt(self, &self->c, i, DEMO_USE, &ran);
-            if (r == CLI_OK) {
-                print_row(self, i, 'C', &ran);
-                check_warm(self, &ran, "tcp_remote", "the server");
-            }
+        if (r == CLI_OK) {
+            r = run_b(self, i);
+        }
+        if (r == CLI_OK) {
+            r = run_one(self, i, &self->c, 'C', "tcp_remote", "the server");
         }
         if (r != CLI_OK) {
             return r;
@@ -233,25 +255,42 @@ static int demo_verdict(struct demo *self)
     return self->differs ? CLI_NO : CLI_OK;
 }
 
-static int engines_start(struct demo *self)
+/* The one that loads out of the GPU memory of A. */
+static int engine_g_start(struct demo *self, const struct demo_ready *a)
 {
     struct demo_ready ready;
-    int r = demo_engine_new(self, &self->a, "", &ready);
+
+    (void)snprintf(self->gpu_peer, sizeof(self->gpu_peer), "%s", a->gpu_address);
+    printf("engines A and G: KV cache on %s, cuda_ipc at %s\n", self->gpu_name, self->gpu_peer);
+    return demo_engine_new(self, &self->g, self->peer, self->gpu, &ready);
+}
+
+static int engines_start(struct demo *self)
+{
+    struct demo_ready a;
+    struct demo_ready ready;
+    int r = demo_engine_new(self, &self->a, "", self->gpu, &a);
 
     if (r != CLI_OK) {
         return r;
     }
+    self->gpu = a.is_on_gpu ? self->gpu : DEMO_GPU_NO;
     if (demo_is_own_ini(self)) {
-        (void)snprintf(self->peer, sizeof(self->peer), "%s", ready.peer_address);
+        (void)snprintf(self->peer, sizeof(self->peer), "%s", a.peer_address);
         if (self->peer[0] == '\0') {
             printf("py_socket: not there (it needs libzmq), so the engines share by the server\n");
         } else {
             printf("engine A: py_socket at %s\n", self->peer);
         }
     }
-    r = demo_engine_new(self, &self->b, self->peer, &ready);
+    /* With a file of the user there is one other engine, and it is as A is. */
+    r = demo_engine_new(self, &self->b, self->peer, demo_is_own_ini(self) ? DEMO_GPU_NO : self->gpu,
+                        &ready);
     if (r == CLI_OK && self->peer[0] != '\0' && self->server.pid != 0) {
-        r = demo_engine_new(self, &self->c, "", &ready);
+        r = demo_engine_new(self, &self->c, "", DEMO_GPU_NO, &ready);
+    }
+    if (r == CLI_OK && demo_is_own_ini(self) && self->gpu != DEMO_GPU_NO) {
+        r = engine_g_start(self, &a);
     }
     return r;
 }
@@ -272,8 +311,11 @@ static int run_flips(struct demo *self)
 static int demo_run(struct demo *self)
 {
     uint64_t steps;
-    int r = demo_server_start(self);
+    int r = demo_gpu_find(self);
 
+    if (r == CLI_OK) {
+        r = demo_server_start(self);
+    }
     if (r == CLI_OK) {
         r = engines_start(self);
     }
@@ -283,6 +325,7 @@ static int demo_run(struct demo *self)
     print_head(self);
     steps = 3 * self->prompts + 2;
     steps += (self->c.pid != 0 ? self->prompts : 0) + (self->peer[0] != '\0');
+    steps += self->g.pid != 0 ? self->prompts : 0;
     progress_init(&self->bar, "demo", steps, self->progress);
     r = run_cold(self);
     if (r == CLI_OK) {
@@ -308,6 +351,7 @@ int cmd_demo(int argc, char **argv)
     self->prompts = 3;
     self->tokens = 2000;
     self->decode = 16;
+    self->gpu_word = "auto";
     self->path_count = 2;
     (void)snprintf(self->paths[0].name, sizeof(self->paths[0].name), "cold");
     (void)snprintf(self->paths[1].name, sizeof(self->paths[1].name), "local");
@@ -320,6 +364,7 @@ int cmd_demo(int argc, char **argv)
         (void)child_end(&self->a);
         (void)child_end(&self->b);
         (void)child_end(&self->c);
+        (void)child_end(&self->g);
         (void)child_stop_server(&self->server);
     }
     free(self->prompt);

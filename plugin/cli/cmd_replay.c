@@ -12,46 +12,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "child.h"
-#include "replay.h"
+#include "replay_run.h"
 #include "replay_trace.h"
 
-#define ENGINES_MAX 64u
 #define BYTES_PER_TOKEN_MAX (128u << 10) /* 64 MiB a block */
-#define METADATA_BUDGET (64ull << 20)
-#define ENGINE_BUDGET (256ull << 20)
-#define SERVER_BUDGET (2ull << 30)
-
-struct replay {
-    struct cli_common common;
-    const char *path;
-    const char *capacity;
-    const char *bad_lines;
-    const char *share; /* NULL = not said */
-    uint64_t engines;
-    uint64_t bytes_per_token;
-    uint64_t requests; /* 0 = all */
-    uint64_t server_bytes;
-    bool metadata_only;
-    bool serve;
-    bool with_server;
-    bool with_peers; /* engines ask each other */
-    bool parallel;
-    bool progress;
-
-    uint64_t max_chunks; /* 0 = no limit */
-    uint64_t max_bytes; /* 0 = not given */
-    char sets[2][64]; /* capacity as overrides, with --config */
-
-    struct child server;
-    struct child children[ENGINES_MAX];
-    bool busy[ENGINES_MAX]; /* a DONE is still to come */
-    char peers[ENGINES_MAX][REPLAY_ADDRESS_ROOM]; /* where each is asked by the others */
-    struct replay_report sum;
-    struct replay_process processes[ENGINES_MAX + 1];
-    uint32_t process_count;
-    uint64_t bad_line_count;
-};
 
 /* ---- the command line ---- */
 
@@ -60,7 +24,7 @@ static int replay_parse(struct replay *self, int argc, char **argv)
     const struct cli_option options[] = {
         {"trace", "FILE", "the trace, '-' is stdin", CLI_TEXT, &self->path, 0, 0},
         {"engines", "N", "engine processes; requests are dealt to them in turn (1)", CLI_COUNT,
-         &self->engines, 1, ENGINES_MAX},
+         &self->engines, 1, REPLAY_ENGINES_MAX},
         {"requests", "N", "stop after so many requests", CLI_COUNT, &self->requests, 1, UINT64_MAX},
         {"bytes-per-token", "N", "bytes of a chunk per token, of 512 a block (64)", CLI_BYTES,
          &self->bytes_per_token, 1, BYTES_PER_TOKEN_MAX},
@@ -74,6 +38,10 @@ static int replay_parse(struct replay *self, int argc, char **argv)
          &self->serve, 0, 0},
         {"server-capacity", "SIZE", "of the server's store (2GiB)", CLI_BYTES, &self->server_bytes,
          1 << 20, 1ull << 44},
+        {"gpu", NULL, "blocks are in the memory of a GPU, in pages, and shared by cuda_ipc too",
+         CLI_FLAG, &self->on_gpu, 0, 0},
+        {"cuda-driver", "FILE", "the CUDA driver in place of libcuda.so.1", CLI_TEXT, &self->driver,
+         0, 0},
         {"parallel", NULL, "engines overlap; counts then vary from run to run", CLI_FLAG,
          &self->parallel, 0, 0},
         {"bad-lines", "skip|fatal", "what to do with a line that is no request (fatal)", CLI_TEXT,
@@ -180,6 +148,15 @@ static int replay_settings(struct replay *self)
         cli_error("replay: --serve and --share go without --config");
         return CLI_USAGE;
     }
+    if (self->on_gpu && self->metadata_only) {
+        cli_error("replay: --gpu goes without --metadata-only");
+        return CLI_USAGE;
+    }
+    if (self->driver != NULL &&
+        (self->driver[0] != '/' || strlen(self->driver) >= REPLAY_PATH_ROOM)) {
+        cli_error("replay: --cuda-driver wants the whole path of a file, not '%s'", self->driver);
+        return CLI_USAGE;
+    }
     r = take_share(self);
     if (r == CLI_GO) {
         r = take_capacity(self);
@@ -187,190 +164,12 @@ static int replay_settings(struct replay *self)
     return r == CLI_GO && self->common.config != NULL ? capacity_overrides(self) : r;
 }
 
-/* ---- processes ---- */
-
-static uint64_t block_bytes(const struct replay *self)
-{
-    return self->metadata_only ? 0 : self->bytes_per_token * TRACE_BLOCK_TOKENS;
-}
-
-/* A limit in blocks implies its bytes; the store rounds chunks up, so leave some room. */
-static uint64_t engine_budget(const struct replay *self)
-{
-    if (self->metadata_only) {
-        return METADATA_BUDGET;
-    }
-    if (self->max_bytes != 0) {
-        return self->max_bytes;
-    }
-    if (self->max_chunks != 0 && self->max_chunks < (1ull << 40) / block_bytes(self)) {
-        return self->max_chunks * block_bytes(self) * 9 / 8 + (16u << 20);
-    }
-    return self->capacity != NULL ? SERVER_BUDGET : ENGINE_BUDGET;
-}
-
-static int server_start(struct replay *self, char *address_out, size_t address_size)
-{
-    char ini[512];
-
-    (void)snprintf(ini, sizeof(ini),
-                   "[kvlane]\nlog_level = warn\n[store]\nmax_bytes = %" PRIu64 "\n"
-                   "[tcp_remote]\nrole = server\nlisten = 127.0.0.1:0\n",
-                   self->server_bytes);
-    return child_serve(&self->server, &self->common, "--ini", ini, address_out, address_size);
-}
-
-static int engine_ini(const struct replay *self, const char *address, char *ini_out, size_t size)
-{
-    int n = snprintf(ini_out, size,
-                     "[kvlane]\nlog_level = warn\n[store]\nmax_bytes = %" PRIu64
-                     "\nmax_chunks = %" PRIu64 "\n",
-                     engine_budget(self), self->max_chunks);
-
-    /* Asked in this order. Only where it was asked for by name must py_socket be there. */
-    if (self->with_peers) {
-        n += snprintf(ini_out + n, size - (size_t)n,
-                      "[py_socket]\nrequired = %s\nbind = 127.0.0.1:0\n",
-                      self->share != NULL ? "yes" : "auto");
-    }
-    if (address[0] != '\0') {
-        n += snprintf(ini_out + n, size - (size_t)n,
-                      "[tcp_remote]\nrole = client\nurl = %s\nput_to = yes\n", address);
-    }
-    return n;
-}
-
-static int engine_start_one(struct replay *self, uint32_t at, const char *address)
-{
-    struct {
-        struct replay_init init;
-        char text[4096 - sizeof(struct replay_init)];
-    } message = {.init = {.block_bytes = block_bytes(self)}};
-    size_t size = sizeof(message.init);
-    int r = child_start(&self->children[at], "replay-engine", &self->common);
-
-    if (r != CLI_OK) {
-        return r;
-    }
-    if (self->common.config == NULL) {
-        size += (size_t)engine_ini(self, address, message.text, sizeof(message.text)) + 1;
-    }
-    if (child_send(self->children[at].fd, REPLAY_INIT, &message, size) < 0) {
-        cli_error("replay: engine %u is gone", at);
-        return CLI_OS;
-    }
-    return CLI_OK;
-}
-
-static int engine_await_ready(struct replay *self, uint32_t at, char *peer_address_out)
-{
-    struct replay_ready ready;
-    size_t size;
-
-    if (child_receive(self->children[at].fd, REPLAY_READY, &ready, sizeof(ready), &size) < 0 ||
-        size != sizeof(ready)) {
-        cli_error("replay: engine %u did not start", at);
-        return CLI_OS;
-    }
-    if (peer_address_out != NULL) {
-        (void)snprintf(peer_address_out, REPLAY_ADDRESS_ROOM, "%s", ready.peer_address);
-    }
-    return ready.exit_code;
-}
-
-/* Tells each engine where the others are. */
-static int engines_meet(struct replay *self)
-{
-    char list[ENGINES_MAX * REPLAY_ADDRESS_ROOM];
-    int r = CLI_OK;
-
-    if (self->peers[0][0] == '\0') {
-        printf("py_socket: not there (it needs libzmq), so the engines share by the server\n");
-        return CLI_OK;
-    }
-    for (uint32_t i = 0; r == CLI_OK && i < self->engines; i++) {
-        size_t length = 0;
-
-        for (uint32_t j = 0; j < self->engines; j++) {
-            if (j != i) {
-                length += (size_t)snprintf(list + length, sizeof(list) - length, "%s%s",
-                                           length > 0 ? "," : "", self->peers[j]);
-            }
-        }
-        if (child_send(self->children[i].fd, REPLAY_PEERS, list, length + 1) < 0) {
-            cli_error("replay: engine %u is gone", i);
-            return CLI_OS;
-        }
-        r = engine_await_ready(self, i, NULL);
-    }
-    return r;
-}
-
-static int engines_start(struct replay *self)
-{
-    char address[256] = "";
-    int r = CLI_OK;
-
-    if (self->with_server) {
-        r = server_start(self, address, sizeof(address));
-    }
-    for (uint32_t i = 0; r == CLI_OK && i < self->engines; i++) {
-        r = engine_start_one(self, i, address);
-    }
-    for (uint32_t i = 0; r == CLI_OK && i < self->engines; i++) {
-        r = engine_await_ready(self, i, self->peers[i]);
-    }
-    if (r == CLI_OK && self->with_peers) {
-        r = engines_meet(self);
-    }
-    return r;
-}
-
-static int engine_await(struct replay *self, uint32_t at)
-{
-    struct replay_done done;
-    size_t size;
-
-    if (!self->busy[at]) {
-        return CLI_OK;
-    }
-    self->busy[at] = false;
-    if (child_receive(self->children[at].fd, REPLAY_DONE, &done, sizeof(done), &size) < 0) {
-        cli_error("replay: engine %u is gone", at);
-        return CLI_OS;
-    }
-    return CLI_OK;
-}
-
-static int engine_report(struct replay *self, uint32_t at)
-{
-    struct replay_report *report = calloc(1, sizeof(*report));
-    struct replay_process *process = &self->processes[self->process_count++];
-    size_t size = 0;
-    int r = CLI_OK;
-
-    if (report == NULL || child_send(self->children[at].fd, REPLAY_FINISH, NULL, 0) < 0 ||
-        child_receive(self->children[at].fd, REPLAY_REPORT, report, sizeof(*report), &size) < 0 ||
-        size != sizeof(*report)) {
-        cli_error("replay: engine %u gave no report", at);
-        r = CLI_OS;
-    } else {
-        replay_merge(&self->sum, report);
-        (void)snprintf(process->name, sizeof(process->name), "engine %u", at);
-        process->peak_rss = report->peak_rss;
-        process->peer_rss = report->peer_rss;
-        process->budget = self->common.config == NULL ? engine_budget(self) : report->budget;
-    }
-    free(report);
-    return r;
-}
-
 /* ---- the run ---- */
 
 static int replay_line(struct replay *self, const struct trace_request *request, uint64_t number)
 {
     uint32_t at = (uint32_t)(number % self->engines);
-    int r = engine_await(self, at);
+    int r = replay_engine_await(self, at);
 
     if (r != CLI_OK) {
         return r;
@@ -382,7 +181,7 @@ static int replay_line(struct replay *self, const struct trace_request *request,
     }
     self->busy[at] = true;
     /* One at a time keeps the order of the trace, and the counts the same in each run. */
-    return self->parallel ? CLI_OK : engine_await(self, at);
+    return self->parallel ? CLI_OK : replay_engine_await(self, at);
 }
 
 static int replay_lines(struct replay *self, struct trace *trace, struct trace_request *request)
@@ -414,7 +213,7 @@ static int replay_lines(struct replay *self, struct trace *trace, struct trace_r
         }
     }
     for (uint32_t i = 0; i < self->engines; i++) {
-        int awaited = r == CLI_OK ? engine_await(self, i) : CLI_OK;
+        int awaited = r == CLI_OK ? replay_engine_await(self, i) : CLI_OK;
 
         r = r == CLI_OK ? awaited : r;
     }
@@ -476,7 +275,7 @@ static int replay_run(struct replay *self)
 {
     uint64_t begin;
     double seconds;
-    int r = engines_start(self);
+    int r = replay_engines_start(self);
 
     if (r != CLI_OK) {
         return r;
@@ -485,7 +284,7 @@ static int replay_run(struct replay *self)
     r = replay_trace_file(self);
     seconds = (double)(util_now_ns() - begin) / 1e9;
     for (uint32_t i = 0; r == CLI_OK && i < self->engines; i++) {
-        r = engine_report(self, i);
+        r = replay_engine_report(self, i);
     }
     if (r == CLI_OK && self->server.pid != 0) {
         struct replay_process *process = &self->processes[self->process_count++];
@@ -507,7 +306,7 @@ int cmd_replay(int argc, char **argv)
     }
     self->engines = 1;
     self->bytes_per_token = 64;
-    self->server_bytes = SERVER_BUDGET;
+    self->server_bytes = REPLAY_SERVER_BUDGET;
     self->bad_lines = "fatal";
     r = replay_parse(self, argc, argv);
     if (r == CLI_GO) {

@@ -31,15 +31,25 @@
 #define DEMO_FLIPPED 7u /* int32_t: 0 or a negative errno */
 
 #define DEMO_ADDRESS_ROOM 200
+#define DEMO_PATH_ROOM 256
+
+/* Where an engine keeps its KV cache. */
+#define DEMO_GPU_NO 0u
+#define DEMO_GPU_TRY 1u /* on a GPU; in host memory where that fails */
+#define DEMO_GPU_MUST 2u
 
 struct demo_init {
     uint64_t arena_bytes;
+    uint32_t gpu; /* DEMO_GPU_ */
+    uint32_t await_peer; /* 1 = ready once cuda_ipc has found a peer, or after some seconds */
+    char driver[DEMO_PATH_ROOM]; /* library of the CUDA driver; "" = the system's */
 };
 
 struct demo_ready {
     int32_t exit_code;
-    uint32_t reserved;
+    uint32_t is_on_gpu;
     char peer_address[DEMO_ADDRESS_ROOM]; /* of py_socket; "" = there is none */
+    char gpu_address[DEMO_ADDRESS_ROOM]; /* of cuda_ipc; "" = there is none */
 };
 
 #define DEMO_USE (1u << 0) /* look up and load chunks first */

@@ -13,28 +13,30 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "child.h"
 #include "demo.h"
+#include "demo_cache.h"
 #include "engine.h"
 #include "util.h"
 
 #define DRAIN_MS 5000
 #define INI_MAX 4096
+#define PEER_MS 5000 /* longest wait for a peer; what it has then is computed */
 
 struct demo_engine {
     struct engine engine;
     struct cli_common common;
     int fd;
     struct model *model;
+    struct demo_cache *cache;
     void *arena;
     int arena_fd; /* memfd behind it, so that engines beside us can read it */
     uint64_t arena_bytes;
     char keys[DEMO_CHUNKS_MAX][DEMO_KEY_ROOM];
     struct kvl_chunk chunks[DEMO_CHUNKS_MAX];
-    struct kvl_sg sg[2 * DEMO_CHUNKS_MAX];
-    uint32_t sg_first[DEMO_CHUNKS_MAX + 1];
     int32_t status[DEMO_CHUNKS_MAX];
     uint8_t location[DEMO_CHUNKS_MAX];
 };
@@ -55,29 +57,6 @@ void demo_chunk_keys(const uint8_t *tokens, uint32_t count, char (*keys_out)[DEM
     }
 }
 
-/* A chunk is [2][layer][token][hidden], our cache is [layer][2][token][hidden]: keys, then values,
- * one run per layer each. */
-static void chunk_sg(struct demo_engine *self, uint32_t chunk)
-{
-    const size_t plane = (size_t)MODEL_MAX_TOKENS * MODEL_HIDDEN;
-    const float *cache = model_cache(self->model);
-
-    for (uint32_t kv = 0; kv < 2; kv++) {
-        const float *first = cache + kv * plane + (size_t)chunk * DEMO_CHUNK_TOKENS * MODEL_HIDDEN;
-
-        self->sg[2 * chunk + kv] = (struct kvl_sg){
-            .mem = KVL_MEM_HOST,
-            .addr = (uint64_t)(uintptr_t)first,
-            .length = DEMO_CHUNK_TOKENS * MODEL_HIDDEN * sizeof(float),
-            .stride = 2 * plane * sizeof(float),
-            .count = MODEL_LAYERS,
-            .device = KVL_DEVICE_HOST,
-        };
-    }
-    self->sg_first[chunk] = 2 * chunk;
-    self->sg_first[chunk + 1] = 2 * chunk + 2;
-}
-
 static void chunks_prepare(struct demo_engine *self, const uint8_t *tokens, uint32_t count)
 {
     demo_chunk_keys(tokens, count, self->keys);
@@ -91,7 +70,6 @@ static void chunks_prepare(struct demo_engine *self, const uint8_t *tokens, uint
             .dtype = KVL_DTYPE_FLOAT32,
             .shape = {2, MODEL_LAYERS, DEMO_CHUNK_TOKENS, MODEL_HIDDEN},
         };
-        chunk_sg(self, i);
     }
 }
 
@@ -130,7 +108,7 @@ static void note_path(struct demo_engine *self, uint32_t location, struct demo_r
     }
 }
 
-/* Loads straight into the KV cache. Blocks behind a hole would be usable too; recomputing from the
+/* Loads into the KV cache. Blocks behind a hole would be usable too; recomputing from the
  * first hole on is what keeps this engine simple. */
 static int chunks_load(struct demo_engine *self, struct demo_ran *ran)
 {
@@ -146,9 +124,8 @@ static int chunks_load(struct demo_engine *self, struct demo_ran *ran)
         self->chunks[i].bytes = DEMO_CHUNK_BYTES;
         self->chunks[i].flags = KVL_CHUNK_EXPECT_ATTRS;
     }
-    batch.sg = self->sg;
-    batch.sg_first = self->sg_first;
-    r = self->engine.ops.load(self->engine.instance, &batch, &result, NULL);
+    demo_cache_name(self->cache, &batch);
+    r = demo_cache_load(self->cache, &batch, &result);
     ran->load_ns = util_now_ns() - begin;
     if (r < 0) {
         return r;
@@ -171,13 +148,16 @@ static int chunks_save(struct demo_engine *self, uint32_t count, uint32_t flags)
 {
     struct kvl_batch batch = engine_batch(&self->engine, self->chunks, count);
     struct kvl_result result = result_of(self, count);
+    int r = demo_cache_push(self->cache);
 
+    if (r < 0) {
+        return r;
+    }
     for (uint32_t i = 0; i < count; i++) {
         self->chunks[i].bytes = DEMO_CHUNK_BYTES;
         self->chunks[i].flags = 0;
     }
-    batch.sg = self->sg;
-    batch.sg_first = self->sg_first;
+    demo_cache_name(self->cache, &batch);
     batch.flags = flags;
     return self->engine.ops.save(self->engine.instance, &batch, &result, NULL);
 }
@@ -218,10 +198,10 @@ static void demo_prompt_run(struct demo_engine *self, struct demo_run *run, stru
 
     *ran = (struct demo_ran){
         .chunks = demo_chunk_count(run->token_count), .refused = -1, .path = "cold"};
-    model_forget(self->model);
+    ran->error = demo_cache_forget(self->cache);
     begin = util_now_ns();
     chunks_prepare(self, run->tokens, ran->chunks);
-    if ((run->flags & DEMO_USE) != 0 && ran->chunks > 0) {
+    if (ran->error == 0 && (run->flags & DEMO_USE) != 0 && ran->chunks > 0) {
         ran->error = chunks_lookup(self, ran->chunks, ran);
         if (ran->error == 0 && ran->found > 0) {
             ran->error = chunks_load(self, ran);
@@ -319,6 +299,28 @@ static int engine_arena(struct demo_engine *self)
     return 0;
 }
 
+static void take_peers(void *ctx, const char *name, uint64_t value)
+{
+    if (strcmp(name, "cuda_ipc_peer_links") == 0) {
+        *(uint64_t *)ctx = value;
+    }
+}
+
+/* Engines find each other by py_socket's greeting, so a moment after the start. */
+static void await_peer(struct demo_engine *self)
+{
+    const uint64_t limit = util_now_ms() + PEER_MS;
+    const struct timespec pause = {.tv_nsec = 2000000};
+    uint64_t peers = 0;
+
+    while (peers == 0 && util_now_ms() < limit) {
+        (void)self->engine.ops.stats(self->engine.instance, take_peers, &peers);
+        if (peers == 0) {
+            (void)nanosleep(&pause, NULL);
+        }
+    }
+}
+
 static int engine_begin(struct demo_engine *self)
 {
     struct {
@@ -327,12 +329,14 @@ static int engine_begin(struct demo_engine *self)
     } message;
     struct engine_setup setup = {.common = &self->common};
     size_t size = 0;
+    int r;
 
     if (child_receive(self->fd, DEMO_INIT, &message, sizeof(message) - 1, &size) < 0 ||
         size < sizeof(message.init)) {
         return CLI_OS;
     }
     message.text[size - sizeof(message.init)] = '\0';
+    message.init.driver[sizeof(message.init.driver) - 1] = '\0';
     setup.config_text = message.text[0] != '\0' ? message.text : NULL;
     if (message.init.arena_bytes != 0) {
         self->arena_bytes = message.init.arena_bytes;
@@ -349,11 +353,18 @@ static int engine_begin(struct demo_engine *self)
     setup.arena = self->arena;
     setup.arena_fd = self->arena_fd;
     setup.arena_bytes = self->arena != NULL ? self->arena_bytes : 0;
-    {
-        int r = engine_open(&self->engine, &setup);
-
-        return r == CLI_OK ? engine_start(&self->engine) : r;
+    r = engine_open(&self->engine, &setup);
+    if (r == CLI_OK) {
+        r = engine_start(&self->engine);
     }
+    if (r == CLI_OK) {
+        r = demo_cache_create(&self->engine, self->model, message.init.gpu, message.init.driver,
+                              &self->cache);
+    }
+    if (r == CLI_OK && demo_cache_is_on_gpu(self->cache) && message.init.await_peer != 0) {
+        await_peer(self);
+    }
+    return r;
 }
 
 /* One message. @return 0; negative errno when the socket failed or the message is none of ours. */
@@ -409,13 +420,17 @@ static int engine_run(struct demo_engine *self)
     int r;
 
     if (ready.exit_code == CLI_OK) {
+        ready.is_on_gpu = demo_cache_is_on_gpu(self->cache);
         engine_location_address(&self->engine, "py_socket", ready.peer_address,
                                 sizeof(ready.peer_address));
+        engine_location_address(&self->engine, "cuda_ipc", ready.gpu_address,
+                                sizeof(ready.gpu_address));
     }
     r = child_send(self->fd, DEMO_READY, &ready, sizeof(ready)) < 0 ? CLI_OS : ready.exit_code;
     if (r == CLI_OK) {
         r = engine_serve_runs(self);
     }
+    demo_cache_destroy(self->cache);
     closed = engine_close(&self->engine, DRAIN_MS);
     model_destroy(self->model);
     if (self->arena != NULL && closed == CLI_OK) {

@@ -59,6 +59,7 @@ static int flip_at_server(struct demo *self, int32_t *status_out)
     struct cli_common plain = {.plugin = self->common.plugin,
                                .log = self->common.log,
                                .timeout_ms = self->common.timeout_ms};
+    const struct demo_init init = {0};
     struct child child = {0};
     struct demo_ready ready;
     char ini[512];
@@ -71,7 +72,7 @@ static int flip_at_server(struct demo *self, int32_t *status_out)
                    "[tcp_remote]\nrole = client\nurl = %s\nput_to = yes\nchecksum = no\n",
                    self->address);
     flip_key(self, flip_chunk(self), SEALED_SUFFIX, key, sizeof(key));
-    r = demo_engine_begin(&child, &plain, ini, 0, &ready);
+    r = demo_engine_begin(&child, &plain, ini, &init, &ready);
     if (r == CLI_OK) {
         r = flip(&child, DEMO_FLIP_SEALED, key, status_out);
     }
@@ -85,7 +86,7 @@ static int flip_find(struct demo *self, const char *peer, const char *where)
     struct child child = {0};
     struct demo_ready ready;
     struct demo_ran ran;
-    int r = demo_engine_new(self, &child, peer, &ready);
+    int r = demo_engine_new(self, &child, peer, DEMO_GPU_NO, &ready);
 
     if (r == CLI_OK) {
         r = demo_engine_prompt(self, &child, 0, DEMO_USE, &ran);

@@ -2,6 +2,7 @@
 #include "demo_run.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,13 +10,13 @@
 #define INI_MAX 65536u
 
 /* Backends are asked in the order of their sections: other engines, then the server. */
-#define PEER_INI                                                                                   \
-    "[kvlane]\n"                                                                                   \
-    "log_level = warn\n"                                                                           \
-    "[py_socket]\n"                                                                                \
-    "required = auto\n" /* without libzmq it is not built */                                       \
-    "bind = 127.0.0.1:0\n"                                                                         \
-    "peers = "
+static const char core_ini[] = "[kvlane]\n"
+                               "log_level = warn\n";
+/* Followed by the address of its peer, if there is one. */
+static const char peer_ini[] = "[py_socket]\n"
+                               "required = auto\n" /* without libzmq it is not built */
+                               "bind = 127.0.0.1:0\n"
+                               "peers = ";
 static const char server_client_ini[] = "[tcp_remote]\n"
                                         "role = client\n"
                                         "url = lm://127.0.0.1:1\n" /* replaced by the server's */
@@ -92,12 +93,12 @@ static uint64_t arena_bytes(const struct demo *self)
 }
 
 int demo_engine_begin(struct child *child, const struct cli_common *common, const char *ini,
-                      uint64_t arena, struct demo_ready *ready_out)
+                      const struct demo_init *init, struct demo_ready *ready_out)
 {
     struct {
         struct demo_init init;
         char text[2048];
-    } message = {.init = {.arena_bytes = arena}};
+    } message = {.init = *init};
     size_t size;
     int r = child_start(child, "demo-engine", common);
 
@@ -120,15 +121,69 @@ bool demo_is_own_ini(const struct demo *self)
     return self->common.config == NULL && getenv("KVLANE_CONFIG") == NULL;
 }
 
-int demo_engine_new(const struct demo *self, struct child *child, const char *peer,
+/* What an engine on a GPU has before the other sections, so that it is asked first. */
+static void gpu_ini(const struct demo *self, const char *peer, char *out, size_t size)
+{
+    int n = snprintf(out, size,
+                     "[cuda_ipc]\n"
+                     "required = %s\n"
+                     "put_to = yes\n"
+                     "pool = %" PRIu64 "\n"
+                     "segment = 16MiB\n",
+                     self->gpu == DEMO_GPU_MUST ? "yes" : "auto", arena_bytes(self));
+
+    if (self->driver != NULL) {
+        n += snprintf(out + n, size - (size_t)n, "driver = %s\n", self->driver);
+    }
+    if (peer[0] == '\0' && self->gpu_peer[0] != '\0') {
+        (void)snprintf(out + n, size - (size_t)n, "peers = %s\n", self->gpu_peer);
+    }
+}
+
+int demo_engine_new(const struct demo *self, struct child *child, const char *peer, uint32_t gpu,
                     struct demo_ready *ready_out)
 {
-    char ini[1024] = "";
+    struct demo_init init = {
+        .arena_bytes = arena_bytes(self), .gpu = gpu, .await_peer = self->gpu_peer[0] != '\0'};
+    char device[768] = "";
+    char ini[1792] = "";
 
+    (void)snprintf(init.driver, sizeof(init.driver), "%s",
+                   self->driver != NULL ? self->driver : "");
     if (demo_is_own_ini(self)) {
-        (void)snprintf(ini, sizeof(ini), PEER_INI "%s\n%s", peer, server_client_ini);
+        if (gpu != DEMO_GPU_NO) {
+            gpu_ini(self, peer, device, sizeof(device));
+        }
+        (void)snprintf(ini, sizeof(ini), "%s%s%s%s\n%s", core_ini, device, peer_ini, peer,
+                       server_client_ini);
     }
-    return demo_engine_begin(child, &self->common, ini, arena_bytes(self), ready_out);
+    return demo_engine_begin(child, &self->common, ini, &init, ready_out);
+}
+
+int demo_gpu_find(struct demo *self)
+{
+    const bool must = strcmp(self->gpu_word, "yes") == 0;
+
+    if (!must && strcmp(self->gpu_word, "auto") != 0 && strcmp(self->gpu_word, "no") != 0) {
+        cli_error("demo: --gpu wants auto, yes or no, not '%s'", self->gpu_word);
+        return CLI_USAGE;
+    }
+    if (self->driver != NULL &&
+        (self->driver[0] != '/' || strlen(self->driver) >= DEMO_PATH_ROOM)) {
+        cli_error("demo: --cuda-driver wants the whole path of a file, not '%s'", self->driver);
+        return CLI_USAGE;
+    }
+    /* A file of the user says by itself what is shared, and may know of no GPU. */
+    if (strcmp(self->gpu_word, "no") == 0 || (!must && !demo_is_own_ini(self))) {
+        return CLI_OK;
+    }
+    if (gpu_probe(self->driver, self->gpu_name) == 0) {
+        self->gpu = must ? DEMO_GPU_MUST : DEMO_GPU_TRY;
+    } else if (must) {
+        cli_error("demo: %s", self->gpu_name);
+        return CLI_PEER;
+    }
+    return CLI_OK;
 }
 
 int demo_engine_prompt(struct demo *self, const struct child *child, uint32_t prompt,

@@ -8,6 +8,7 @@
 
 #include "child.h"
 #include "demo.h"
+#include "gpu.h"
 #include "util.h"
 
 #define DEMO_PATHS_MAX 8u
@@ -26,6 +27,8 @@ struct demo {
     uint64_t prompts;
     uint64_t tokens;
     uint64_t decode;
+    const char *gpu_word; /* auto, yes, no */
+    const char *driver; /* NULL = libcuda.so.1 */
     bool no_server;
     bool progress;
 
@@ -34,6 +37,10 @@ struct demo {
     struct child a; /* computes and saves */
     struct child b; /* asks A, then the server */
     struct child c; /* asks the server only; there when A can be asked */
+    struct child g; /* KV cache on a GPU, asks A for what is on that GPU */
+    uint32_t gpu; /* DEMO_GPU_ of A; 0 = there is no GPU, or it is not wanted */
+    char gpu_name[GPU_TEXT];
+    char gpu_peer[DEMO_ADDRESS_ROOM]; /* where cuda_ipc of A listens */
     char peer[DEMO_ADDRESS_ROOM]; /* where A can be asked, "" = it cannot */
     struct demo_prompt *prompt;
     struct demo_ran *reference; /* one per prompt: what A computed */
@@ -52,14 +59,19 @@ int demo_server_start(struct demo *self);
 /** True when the engines run with the demo's own INI text. */
 bool demo_is_own_ini(const struct demo *self);
 
+/** Looks for a GPU as the options say. */
+int demo_gpu_find(struct demo *self);
+
 /** Starts an engine process with that INI file. `peer`: in our own text, whom it asks before the
- * server, "" = nobody. */
-int demo_engine_new(const struct demo *self, struct child *child, const char *peer,
+ * server, "" = nobody. `gpu`: DEMO_GPU_; an engine on a GPU also asks cuda_ipc of A, which tells of
+ * itself by py_socket where there is such a peer. */
+int demo_engine_new(const struct demo *self, struct child *child, const char *peer, uint32_t gpu,
                     struct demo_ready *ready_out);
 
-/** Starts an engine process. `ini` "" = as the common options say; arena 0 = the plugin's own. */
+/** Starts an engine process. `ini` "" = as the common options say; init->arena_bytes 0 = the
+ * plugin's own. */
 int demo_engine_begin(struct child *child, const struct cli_common *common, const char *ini,
-                      uint64_t arena, struct demo_ready *ready_out);
+                      const struct demo_init *init, struct demo_ready *ready_out);
 
 /** Lets an engine answer a prompt; `flags` are those of struct demo_run. */
 int demo_engine_prompt(struct demo *self, const struct child *child, uint32_t prompt,

@@ -20,8 +20,13 @@
 
 #define REPLAY_ADDRESS_ROOM 200
 
+#define REPLAY_PATH_ROOM 256
+
 struct replay_init {
     uint64_t block_bytes; /* 0 = metadata only */
+    uint32_t on_gpu; /* 1 = blocks are in the memory of a GPU */
+    uint32_t reserved;
+    char driver[REPLAY_PATH_ROOM]; /* library of the CUDA driver; "" = the system's */
 };
 
 struct replay_ready {
@@ -38,7 +43,8 @@ struct replay_counts {
     uint64_t requests;
     uint64_t blocks; /* looked up */
     uint64_t hits_own; /* of the prefix, in the own store */
-    uint64_t hits_engine; /* of the prefix, only in another engine's memory or what is below */
+    uint64_t hits_engine; /* of the prefix, only in another engine's memory or what is below, or on
+                             a GPU */
     uint64_t hits_remote; /* of the prefix, only at a server or in another section's place */
     uint64_t lost; /* found by lookup, gone or refused at load: recomputed */
     uint64_t saved;
@@ -46,6 +52,7 @@ struct replay_counts {
     uint64_t bytes_loaded;
     uint64_t bytes_saved;
     uint64_t bytes_engine; /* of bytes_loaded, what came from other engines */
+    uint64_t bytes_gpu; /* of bytes_loaded, what came from the memory of a GPU */
     uint64_t bytes_remote; /* of bytes_loaded, what came from other places */
     uint64_t load_ns;
     uint64_t save_ns;

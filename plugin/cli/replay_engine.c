@@ -17,15 +17,16 @@
 #include "engine.h"
 #include "replay.h"
 #include "replay_trace.h"
+#include "replay_window.h"
 
 #define KEY_ROOM 48 /* "kvlane-replay@1@0@" + 16 hex digits + "@uint8" is 40 */
-#define WINDOW_CHUNKS 64u
 #define WINDOW_BYTES (8ull << 20)
 #define DRAIN_MS 5000
 
 enum place {
     PLACE_UNKNOWN,
     PLACE_ENGINE,
+    PLACE_GPU,
     PLACE_OTHER,
 };
 
@@ -36,55 +37,16 @@ struct replay_engine {
     char *ini; /* NULL = as the common options say */
     uint64_t block_bytes;
     uint32_t window; /* blocks that are moved at a time */
-    uint8_t *buffer; /* window * block_bytes */
+    struct replay_window *memory; /* of them; NULL = metadata only */
+    bool on_gpu;
+    char driver[REPLAY_PATH_ROOM];
     struct kvl_chunk *chunks; /* TRACE_IDS_MAX of each, as are the arrays below */
     char (*keys)[KEY_ROOM];
     int32_t *status;
     uint8_t *location;
     uint8_t place[UINT8_MAX + 1]; /* enum place, per location */
-    struct kvl_sg sg[WINDOW_CHUNKS];
-    uint32_t sg_first[WINDOW_CHUNKS + 1];
     struct replay_report report;
 };
-
-/* ---- the bytes of a block ---- */
-
-static void block_fill(uint8_t *to, uint64_t bytes, uint64_t id)
-{
-    uint64_t seed = util_mix(id);
-    uint64_t at = 0;
-
-    for (; at + 8 <= bytes; at += 8) {
-        uint64_t word = util_mix(seed + at);
-
-        memcpy(to + at, &word, 8);
-    }
-    if (at < bytes) {
-        uint64_t word = util_mix(seed + at);
-
-        memcpy(to + at, &word, bytes - at);
-    }
-}
-
-static bool block_right(const uint8_t *from, uint64_t bytes, uint64_t id)
-{
-    uint64_t seed = util_mix(id);
-    uint64_t at = 0;
-    uint64_t wrong = 0;
-
-    for (; at + 8 <= bytes; at += 8) {
-        uint64_t word;
-
-        memcpy(&word, from + at, 8);
-        wrong |= word ^ util_mix(seed + at);
-    }
-    if (at < bytes) {
-        uint64_t word = util_mix(seed + at);
-
-        wrong |= (uint64_t)(memcmp(from + at, &word, bytes - at) != 0);
-    }
-    return wrong == 0;
-}
 
 /* ---- one request ---- */
 
@@ -110,18 +72,27 @@ static void request_name(struct replay_engine *self, const uint64_t *ids, uint32
     }
 }
 
-/* True for a section of py_socket: what is there lies in another engine. */
-static bool is_engine(struct replay_engine *self, uint8_t location)
+/* True for a section `word` or `word:label`. */
+static bool is_section(const char *name, const char *word)
+{
+    const size_t length = strlen(word);
+
+    return strncmp(name, word, length) == 0 && (name[length] == '\0' || name[length] == ':');
+}
+
+/* What is at a section of py_socket lies in another engine; of cuda_ipc, on a GPU, put there by
+ * another engine or by this one. */
+static enum place place_of(struct replay_engine *self, uint8_t location)
 {
     char name[64];
 
     if (self->place[location] == PLACE_UNKNOWN) {
         engine_location_name(&self->engine, location, name, sizeof(name));
-        self->place[location] =
-            strncmp(name, "py_socket", 9) == 0 && (name[9] == '\0' || name[9] == ':') ? PLACE_ENGINE
-                                                                                      : PLACE_OTHER;
+        self->place[location] = is_section(name, "py_socket")  ? PLACE_ENGINE
+                                : is_section(name, "cuda_ipc") ? PLACE_GPU
+                                                               : PLACE_OTHER;
     }
-    return self->place[location] == PLACE_ENGINE;
+    return (enum place)self->place[location];
 }
 
 /* @return blocks of the prefix that are somewhere. */
@@ -147,7 +118,7 @@ static uint32_t request_lookup(struct replay_engine *self, uint32_t count)
     for (uint32_t i = 0; i < result.matched; i++) {
         if (self->location[i] == KVL_LOCATION_LOCAL) {
             counts->hits_own++;
-        } else if (is_engine(self, self->location[i])) {
+        } else if (place_of(self, self->location[i]) != PLACE_OTHER) {
             counts->hits_engine++;
         } else {
             counts->hits_remote++;
@@ -156,29 +127,11 @@ static uint32_t request_lookup(struct replay_engine *self, uint32_t count)
     return result.matched;
 }
 
-static void window_sg(struct replay_engine *self, struct kvl_batch *batch)
-{
-    for (uint32_t i = 0; i < batch->count; i++) {
-        self->sg[i] = (struct kvl_sg){
-            .mem = KVL_MEM_HOST,
-            .addr = (uint64_t)(uintptr_t)(self->buffer + i * self->block_bytes),
-            .length = self->block_bytes,
-            .stride = self->block_bytes,
-            .count = 1,
-            .device = KVL_DEVICE_HOST,
-        };
-        self->sg_first[i] = i;
-    }
-    self->sg_first[batch->count] = batch->count;
-    batch->sg = self->sg;
-    batch->sg_first = self->sg_first;
-}
-
 static void check_loaded(struct replay_engine *self, uint64_t id, uint32_t at, uint8_t location)
 {
     struct replay_counts *counts = &self->report.counts;
 
-    if (!block_right(self->buffer + at * self->block_bytes, self->block_bytes, id)) {
+    if (!replay_window_is_right(self->memory, at, id)) {
         if (counts->wrong_blocks++ == 0) {
             cli_error("replay: block %" PRIu64 " came back with other bytes", id);
         }
@@ -186,8 +139,11 @@ static void check_loaded(struct replay_engine *self, uint64_t id, uint32_t at, u
     }
     counts->bytes_loaded += self->block_bytes;
     if (location != KVL_LOCATION_LOCAL) {
-        *(is_engine(self, location) ? &counts->bytes_engine : &counts->bytes_remote) +=
-            self->block_bytes;
+        const enum place place = place_of(self, location);
+
+        *(place == PLACE_ENGINE ? &counts->bytes_engine
+          : place == PLACE_GPU  ? &counts->bytes_gpu
+                                : &counts->bytes_remote) += self->block_bytes;
     }
 }
 
@@ -210,10 +166,13 @@ static uint32_t window_load(struct replay_engine *self, const uint64_t *ids, uin
         self->chunks[first + i].bytes = self->block_bytes;
         self->chunks[first + i].flags = KVL_CHUNK_EXPECT_ATTRS;
     }
-    window_sg(self, &batch);
+    replay_window_name(self->memory, &batch);
     begin = util_now_ns();
     r = self->engine.ops.load(self->engine.instance, &batch, &result, NULL);
     self->report.counts.load_ns += util_now_ns() - begin;
+    if (r == 0) {
+        r = replay_window_pull(self->memory, count);
+    }
     if (r < 0) {
         failed_op(self, "load", r);
         return 0;
@@ -253,20 +212,23 @@ static void window_save(struct replay_engine *self, const uint64_t *ids, uint32_
     struct kvl_batch batch = engine_batch(&self->engine, self->chunks + first, count);
     struct kvl_result result = {.size = sizeof(result)};
     uint64_t begin;
-    int r;
+    int r = 0;
 
     for (uint32_t i = 0; i < count; i++) {
         self->chunks[first + i].bytes = self->block_bytes;
         self->chunks[first + i].flags = 0;
         if (self->block_bytes != 0) {
-            block_fill(self->buffer + i * self->block_bytes, self->block_bytes, ids[first + i]);
+            replay_window_fill(self->memory, i, ids[first + i]);
         }
     }
     if (self->block_bytes != 0) {
-        window_sg(self, &batch);
+        r = replay_window_push(self->memory, count);
+        replay_window_name(self->memory, &batch);
     }
     begin = util_now_ns();
-    r = self->engine.ops.save(self->engine.instance, &batch, &result, NULL);
+    if (r == 0) {
+        r = self->engine.ops.save(self->engine.instance, &batch, &result, NULL);
+    }
     counts->save_ns += util_now_ns() - begin;
     if (r < 0) {
         failed_op(self, "save", r);
@@ -315,17 +277,14 @@ static int engine_memory(struct replay_engine *self)
     } else {
         uint64_t fit = WINDOW_BYTES / self->block_bytes;
 
-        self->window = fit < 1 ? 1 : fit > WINDOW_CHUNKS ? WINDOW_CHUNKS : (uint32_t)fit;
-    }
-    if (self->block_bytes != 0) {
-        self->buffer = malloc(self->window * self->block_bytes);
+        self->window = fit < 1 ? 1 : fit > REPLAY_WINDOW_MAX ? REPLAY_WINDOW_MAX : (uint32_t)fit;
     }
     self->chunks = malloc(TRACE_IDS_MAX * sizeof(*self->chunks));
     self->keys = malloc(TRACE_IDS_MAX * sizeof(*self->keys));
     self->status = malloc(TRACE_IDS_MAX * sizeof(*self->status));
     self->location = malloc(TRACE_IDS_MAX * sizeof(*self->location));
-    if ((self->buffer == NULL && self->block_bytes != 0) || self->chunks == NULL ||
-        self->keys == NULL || self->status == NULL || self->location == NULL) {
+    if (self->chunks == NULL || self->keys == NULL || self->status == NULL ||
+        self->location == NULL) {
         cli_error("replay: no memory");
         return CLI_OS;
     }
@@ -348,6 +307,9 @@ static int engine_begin(struct replay_engine *self)
     }
     ((char *)&message)[size] = '\0';
     self->block_bytes = message.init.block_bytes;
+    self->on_gpu = message.init.on_gpu != 0;
+    (void)snprintf(self->driver, sizeof(self->driver), "%.*s", (int)sizeof(self->driver) - 1,
+                   message.init.driver);
     if (size > sizeof(message.init)) {
         self->ini = strdup(message.text);
         if (self->ini == NULL) {
@@ -361,6 +323,10 @@ static int engine_begin(struct replay_engine *self)
     }
     if (ready.exit_code == CLI_OK) {
         ready.exit_code = engine_start(&self->engine);
+    }
+    if (ready.exit_code == CLI_OK && self->block_bytes != 0) {
+        ready.exit_code = replay_window_create(&self->engine, self->block_bytes, self->window,
+                                               self->on_gpu, self->driver, &self->memory);
     }
     if (ready.exit_code == CLI_OK) {
         engine_location_address(&self->engine, "py_socket", ready.peer_address,
@@ -500,10 +466,10 @@ int cmd_replay_engine(int argc, char **argv)
         if (r == CLI_OK) {
             r = engine_serve_requests(self);
         }
+        replay_window_destroy(self->memory);
         (void)engine_close(&self->engine, DRAIN_MS);
     }
     free(self->ini);
-    free(self->buffer);
     free(self->chunks);
     free(self->keys);
     free(self->status);

@@ -20,6 +20,7 @@ void replay_merge(struct replay_report *sum, const struct replay_report *one)
     to->bytes_loaded += from->bytes_loaded;
     to->bytes_saved += from->bytes_saved;
     to->bytes_engine += from->bytes_engine;
+    to->bytes_gpu += from->bytes_gpu;
     to->bytes_remote += from->bytes_remote;
     to->load_ns += from->load_ns;
     to->save_ns += from->save_ns;
@@ -66,6 +67,9 @@ void replay_print(const struct replay_report *sum, bool metadata_only, double se
         printf("%-24s %12" PRIu64 "\n", "found but not loaded", counts->lost);
         print_moved("bytes loaded", counts->bytes_loaded, counts->load_ns);
         printf("%-24s %12" PRIu64 "\n", "  from other engines", counts->bytes_engine);
+        if (counts->bytes_gpu != 0) {
+            printf("%-24s %12" PRIu64 "\n", "  from a GPU's memory", counts->bytes_gpu);
+        }
         printf("%-24s %12" PRIu64 "\n", "  from the server", counts->bytes_remote);
         print_moved("bytes saved", counts->bytes_saved, counts->save_ns);
     }

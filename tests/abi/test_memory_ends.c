@@ -390,6 +390,41 @@ static void test_the_end_counts_not_what_was_told_before(void **state)
     close_rig();
 }
 
+/* An engine that has computed with layers of a chunk is told when the chunk then fails; one that has
+ * not gets it from the next holder. */
+static void test_a_chunk_relied_on_is_not_asked_for_elsewhere(void **state)
+{
+    char ini[256];
+
+    (void)state;
+    (void)snprintf(ini, sizeof(ini),
+                   "[mock_good]\nshelf = r\npreload = a b\npreload_bytes = %llu\n",
+                   (unsigned long long)RIG_CHUNK);
+    open_rig("", ini);
+    atomic_store(&control.code[MOCK_MEMORY_READ], -EBADMSG);
+    atomic_store(&control.lie, RIG_LAYERS);
+    for (int relies = 0; relies < 2; relies++) {
+        struct rig_batch batch;
+        uint64_t op = 0;
+
+        atomic_store(&control.hold[MOCK_MEMORY_READ], 1);
+        atomic_store(&control.layers, 0);
+        rig_batch_init(&batch, &rig, 20000);
+        rig_batch_add(&batch, relies ? "a" : "b", to, TOKENS);
+        assert_int_equal(rig_start(&rig, &batch, 0, &op), -EINPROGRESS);
+        if (relies) {
+            /* the lie comes when the first layer may: let it */
+            atomic_store(&control.layers, 1);
+            assert_int_equal(
+                engine.plugin->wait_layers(engine.instance, op, 1, engine_now_ms() + 20000), 0);
+        }
+        atomic_store(&control.hold[MOCK_MEMORY_READ], 0);
+        assert_int_equal(rig_wait(&rig, &batch, op), 0);
+        assert_int_equal(batch.engine.status[0], relies ? -EBADMSG : 0);
+    }
+    close_rig();
+}
+
 static void test_the_deadline_ends_a_wait_for_layers(void **state)
 {
     struct rig_batch batch;
@@ -487,6 +522,7 @@ int main(void)
         cmocka_unit_test(test_layers_come_in_order),
         cmocka_unit_test(test_layers_of_what_comes_from_elsewhere),
         cmocka_unit_test(test_the_end_counts_not_what_was_told_before),
+        cmocka_unit_test(test_a_chunk_relied_on_is_not_asked_for_elsewhere),
         cmocka_unit_test(test_the_deadline_ends_a_wait_for_layers),
         cmocka_unit_test(test_threads_at_once),
     };

@@ -259,6 +259,17 @@ static int to_target(struct mock_memory *mock, struct job *job, uint32_t item, c
     return r;
 }
 
+/* Layers are those of all chunks of the batch. */
+static int is_whole(const struct job *job)
+{
+    for (uint32_t i = 0; i < job->batch.count; i++) {
+        if (job->status[i] != 0) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 /* Reads and scatters: layer by layer into the engine's memory. */
 static int bring(struct mock_memory *mock, struct job *job, void **data)
 {
@@ -280,7 +291,7 @@ static int bring(struct mock_memory *mock, struct job *job, void **data)
             }
         }
         pthread_mutex_unlock(&job->lock);
-        if (r == 0) {
+        if (r == 0 && is_whole(job)) {
             mock->host->progress(mock->host, job->batch.cookie, layer + 1);
         }
     }

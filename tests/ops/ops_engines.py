@@ -13,6 +13,7 @@ import ops
 
 PATIENCE_S = 120
 SMALL = ("--prompts", "1", "--tokens", "600", "--decode", "2")
+NO_GPU = ("--gpu", "no")  # also where there is one
 WORDS = ("own", "engine", "remote")
 
 
@@ -37,6 +38,8 @@ class Engines(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         shutil.copy(os.environ["KVL_TCP_REMOTE"], folder.name)
+        if "KVL_CUDA_IPC" in os.environ:
+            shutil.copy(os.environ["KVL_CUDA_IPC"], folder.name)
         return "--set", "kvlane.module_path=" + folder.name
 
 
@@ -44,7 +47,7 @@ class Demo(Engines):
     def test_every_path(self):
         if not self.with_peers:
             self.skipTest("py_socket is not built")
-        out = self.run_well("demo", *SMALL)
+        out = self.run_well("demo", *SMALL, *NO_GPU)
         self.assertRegex(out, r"(?m)^demo: ok paths=local,py_socket,tcp_remote identical=yes ")
         self.assertRegex(out, r" B +py_socket +2/2 ")
         self.assertRegex(out, r" C +tcp_remote +2/2 ")
@@ -54,25 +57,63 @@ class Demo(Engines):
     def test_without_a_server_the_chunk_is_computed(self):
         if not self.with_peers:
             self.skipTest("py_socket is not built")
-        out = self.run_well("demo", *SMALL, "--no-server")
+        out = self.run_well("demo", *SMALL, *NO_GPU, "--no-server")
         self.assertIn("in the memory of A: refused", out)
         self.assertRegex(out, r"(?m)^demo: ok paths=local,py_socket identical=yes ")
 
     def test_a_bit_is_seen_by_the_checksum(self):
         if not self.with_peers:
             self.skipTest("py_socket is not built")
-        out = self.run_well("demo", *SMALL, "--set", "store.checksum=no", code=1)
+        out = self.run_well("demo", *SMALL, *NO_GPU, "--set", "store.checksum=no", code=1)
         self.assertIn("in the memory of A: NOT SEEN", out)
 
     def test_without_py_socket(self):
-        out = self.run_well("demo", *SMALL, *self.without_py_socket())
+        out = self.run_well("demo", *SMALL, *NO_GPU, *self.without_py_socket())
         self.assertRegex(out, r"(?m)^py_socket: not there")
         self.assertRegex(out, r"(?m)^demo: ok paths=local,tcp_remote identical=yes ")
 
     def test_with_a_file_of_the_users(self):
         path = os.path.join(os.environ["KVL_SOURCE"], "config/examples/demo-engine.ini")
-        out = self.run_well("demo", *SMALL, "--config", path)
+        out = self.run_well("demo", *SMALL, *NO_GPU, "--config", path)
         self.assertRegex(out, r"(?m)^demo: ok paths=local,tcp_remote identical=yes ")
+
+
+class Gpu(Engines):
+    """On the fake driver: the memory of the engines is then that of a device, which the CPU cannot
+    read, and streams run late."""
+
+    def setUp(self):
+        super().setUp()
+        if not ops.built("cuda_ipc"):
+            self.skipTest("cuda_ipc is not built")
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        os.environ["KVLANE_FAKE_CUDA_STATE"] = os.path.join(folder.name, "state")
+        self.addCleanup(os.environ.pop, "KVLANE_FAKE_CUDA_STATE")
+        self.fake = ("--gpu", "yes", "--cuda-driver", os.environ["KVL_FAKE_CUDA"])
+
+    def test_demo(self):
+        out = self.run_well("demo", *SMALL, *self.fake)
+        paths = "local,cuda_ipc,py_socket,tcp_remote" if self.with_peers else (
+            "local,cuda_ipc,tcp_remote")
+        self.assertRegex(out, r"(?m)^demo: ok paths=%s identical=yes .* ttft_cuda_ipc_ms=" % paths)
+        self.assertRegex(out, r" G +cuda_ipc +2/2 ")
+
+    def test_demo_without_py_socket(self):
+        out = self.run_well("demo", *SMALL, *self.fake, *self.without_py_socket())
+        self.assertRegex(out, r"(?m)^demo: ok paths=local,cuda_ipc,tcp_remote identical=yes ")
+
+    def test_demo_with_another_word(self):
+        done = kvlane("demo", *SMALL, "--gpu", "perhaps")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--gpu wants", done.stderr)
+
+    def test_demo_without_a_driver(self):
+        done = kvlane("demo", *SMALL, "--gpu", "yes", "--cuda-driver", "/nowhere/libcuda.so.1")
+        self.assertEqual(done.returncode, 4)
+        self.assertIn("no CUDA driver", done.stderr)
+        out = self.run_well("demo", *SMALL, "--cuda-driver", "/nowhere/libcuda.so.1")
+        self.assertNotIn("cuda_ipc", out)
 
 
 class Replay(Engines):
@@ -126,6 +167,20 @@ class Replay(Engines):
                       *self.without_py_socket())
         self.assertEqual(done.returncode, 3)
         self.assertIn("kvl-py_socket.so", done.stderr)
+
+    def test_on_a_gpu(self):
+        if not ops.built("cuda_ipc"):
+            self.skipTest("cuda_ipc is not built")
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        os.environ["KVLANE_FAKE_CUDA_STATE"] = os.path.join(folder.name, "state")
+        self.addCleanup(os.environ.pop, "KVLANE_FAKE_CUDA_STATE")
+        fake = ("--gpu", "--cuda-driver", os.environ["KVL_FAKE_CUDA"])
+        self.assertEqual(self.replay(*fake, engines=1)[1], (780, 0, 0))
+        if self.with_peers:
+            out, counts = self.replay(*fake, engines=2)
+            self.assertEqual(counts, (741, 39, 0))
+            self.assertRegex(out, r"(?m)^  from a GPU's memory +[1-9]")
 
     def test_wrong_share(self):
         done = kvlane("replay", "--trace", self.trace.name, "--share", "all")
