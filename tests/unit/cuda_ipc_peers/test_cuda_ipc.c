@@ -12,6 +12,7 @@ static struct cuda_rig cuda;
 
 static void test_save_and_load_by_blocks(void **state)
 {
+    struct fake_result *result = malloc(sizeof(*result));
     struct cuda_engine_rig rig;
 
     (void)state;
@@ -22,6 +23,12 @@ static void test_save_and_load_by_blocks(void **state)
     assert_int_equal(cuda_engine_has(&rig, "k5"), 0);
     assert_int_equal(cuda_engine_load(&rig, "k", 5, 100), 0);
     assert_int_equal(fake_host_holds(rig.fake, "k3"), 1);
+    assert_int_equal(rig.ops->list(rig.self, ++rig.cookie, KVL_NEVER), 0);
+    assert_int_equal(fake_host_wait(rig.fake, rig.cookie, result), 0);
+    assert_int_equal(result->status, 0);
+    assert_int_equal(fake_host_listed_count(rig.fake), 5);
+    assert_int_equal(fake_host_listed(rig.fake, "k4"), 1);
+    free(result);
     assert_int_equal(cuda_engine_stat(&rig, "writes"), 5);
     assert_int_equal(cuda_engine_stat(&rig, "read_own"), 5);
     assert_int_equal(cuda_engine_stat(&rig, "read_bytes"), 5 * ENGINE_CHUNK_BYTES);
