@@ -310,6 +310,9 @@ static void test_two_instances_in_one_process(void **state)
     assert_int_equal(cuda_engine_stat(&b, "read_peer"), 6);
     assert_int_equal(cuda_engine_stat(&b, "lookup_peer"), 1);
     assert_int_equal(cuda_engine_stat(&b, "import_failures"), 0);
+    b.flags = KVL_BATCH_HELD; /* who asks on behalf of a peer does not ask others */
+    assert_int_equal(cuda_engine_load(&b, "k", 6, 50), -ENOENT);
+    b.flags = 0;
     assert_int_equal(cuda_engine_load(&b, "nobody", 2, 0), -ENOENT);
     cuda_engine_fini(&b);
     assert_string_equal(a.errors, "");

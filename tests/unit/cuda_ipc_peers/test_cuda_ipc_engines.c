@@ -181,6 +181,26 @@ static void test_a_lease_holds_the_bytes(void **state)
     remote_stop(&a);
 }
 
+/* It waits for a while, then leaves its memory to whom still reads it. */
+static void test_the_exporter_leaves_under_a_read(void **state)
+{
+    struct remote_engine a;
+    struct remote_engine b;
+
+    (void)state;
+    remote_start(&a, "");
+    remote_start(&b, "");
+    remote_meet(&b, &a);
+    save(&a, "a", 4, 100);
+    begin_held_load(&b, "a", 4, 100);
+    (void)remote_ask(&a, REMOTE_STOP_READ, "", 0, 0);
+    cuda_rig_end(&a.peer);
+    remote_await(&b, "peer_links", 0);
+    assert_int_equal(end_held_load(&b), -ENOTCONN);
+    assert_int_equal(remote_stat(&b, "map_entries"), 0);
+    remote_stop(&b);
+}
+
 static void test_a_load_is_cancelled(void **state)
 {
     struct remote_engine a;
@@ -537,6 +557,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_the_exporter_is_killed_under_a_read),
         cmocka_unit_test(test_the_importer_is_killed_with_leases),
         cmocka_unit_test(test_a_lease_holds_the_bytes),
+        cmocka_unit_test(test_the_exporter_leaves_under_a_read),
         cmocka_unit_test(test_a_load_is_cancelled),
         cmocka_unit_test(test_the_cache_is_full),
         cmocka_unit_test(test_a_handle_that_does_not_open),
