@@ -114,8 +114,8 @@ void cuda_ipc_life_destroy(struct cuda_ipc *self);
 /* ---- devices and memory: cuda_ipc_gpu.c ---- */
 
 /**
- * Makes a device ready: its context, the copy engine, the pool on it; at the first one the own store
- * is pinned. The first call for a device blocks in the driver, others cost a load.
+ * Makes a device ready: its context, the copy engine, the pool on it; at the first one the own
+ * store is pinned. The first call for a device blocks in the driver, others cost a load.
  * @return 0; -ENODEV no such device, or one that may not be used; codes of the driver.
  */
 int cuda_ipc_gpu_ready(struct cuda_ipc *self, int device, struct kvl_err *err);

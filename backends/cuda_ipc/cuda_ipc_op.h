@@ -87,6 +87,7 @@ struct cuda_ipc_op {
     struct cuda_ipc_haul *parts; /* all of them */
     uint32_t layers; /* told to the host */
     bool is_spread; /* no further parts will come */
+    bool has_failed; /* a chunk of a part did not arrive */
     bool is_searching; /* the net's thread looks for its chunks */
 
     struct cuda_ipc *self;
@@ -111,8 +112,8 @@ struct cuda_ipc_op {
 };
 
 /**
- * Checks a batch and copies what is needed of it; holds its KV cache. The engine's side still points
- * into the batch: see cuda_ipc_op_keep().
+ * Checks a batch and copies what is needed of it; holds its KV cache. The engine's side still
+ * points into the batch: see cuda_ipc_op_keep().
  * @return 0; -EINVAL, -EAGAIN, -ECANCELED, -ENODEV, -ENOMEM.
  */
 int cuda_ipc_op_create(struct cuda_ipc *self, enum cuda_ipc_kind kind,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file remote_engine.h
- * Engines in processes of their own, each one an cuda_engine_rig, told what to do over a socket. Failures
- * on either side end the test.
+ * Engines in processes of their own, each one a cuda_engine_rig, told what to do over a socket.
+ * Failures on either side end the test.
  */
 #ifndef KVL_REMOTE_ENGINE_H
 #define KVL_REMOTE_ENGINE_H

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 
 #include "remote_engine.h"
+#include "torch_rig.h"
 
 static int64_t load(struct remote_engine *remote, const char *prefix, uint32_t count, uint32_t seed)
 {
@@ -297,6 +298,47 @@ static void test_a_device_that_is_not_visible(void **state)
     check_useless(&a, &b, "visible");
 }
 
+/* The reader's blocks are on another device than the pool that it reads. */
+static void start_on_two_devices(struct remote_engine *a, struct remote_engine *b)
+{
+    assert_int_equal(setenv("KVLANE_FAKE_CUDA_DEVICES", "2", 1), 0);
+    remote_start(a, "");
+    assert_int_equal(setenv("CUDA_VISIBLE_DEVICES", "1,0", 1), 0);
+    remote_start(b, "");
+    assert_int_equal(unsetenv("CUDA_VISIBLE_DEVICES"), 0);
+    assert_int_equal(unsetenv("KVLANE_FAKE_CUDA_DEVICES"), 0);
+}
+
+static void test_between_devices(void **state)
+{
+    struct remote_engine a;
+    struct remote_engine b;
+
+    (void)state;
+    start_on_two_devices(&a, &b);
+    remote_meet(&b, &a);
+    remote_meet(&a, &b);
+    save(&a, "a", 8, 100);
+    save(&b, "b", 8, 200);
+    assert_int_equal(load(&b, "a", 8, 100), 0);
+    assert_int_equal(load(&a, "b", 8, 200), 0);
+    assert_int_equal(load(&b, "a", 8, 100), 0);
+    remote_stop(&b);
+    remote_stop(&a);
+}
+
+static void test_devices_that_cannot_reach_each_other(void **state)
+{
+    struct remote_engine a;
+    struct remote_engine b;
+
+    (void)state;
+    assert_int_equal(setenv("KVLANE_FAKE_CUDA_PEERS", "0", 1), 0);
+    start_on_two_devices(&a, &b);
+    assert_int_equal(unsetenv("KVLANE_FAKE_CUDA_PEERS"), 0);
+    check_useless(&a, &b, "reach");
+}
+
 static void test_descriptors(void **state)
 {
     struct remote_engine a;
@@ -378,9 +420,99 @@ static void test_an_exporter_that_hangs(void **state)
     remote_stop(&a);
 }
 
+/* ---- caches of engines that run on torch, in processes of their own ---- */
+
+#define TORCH_LAYERS 3u
+#define TORCH_BLOCK_BYTES 1024u /* 16 tokens of [2, 16] float16 */
+
+static void check_gathered(struct cuda_engine_rig *rig, uint64_t kv)
+{
+    static uint8_t bytes[2 * TORCH_LAYERS * TORCH_BLOCK_BYTES];
+    const struct kvl_chunk chunk = {.key = kvl_key_from_text("t"), .bytes = sizeof(bytes)};
+    const uint32_t block = 3;
+    const uint32_t first[2] = {0, 1};
+    const struct kvl_batch batch = {
+        .size = sizeof(batch),
+        .count = 1,
+        .cookie = ++rig->cookie,
+        .deadline_ms = KVL_NEVER,
+        .chunks = &chunk,
+        .kv = kv,
+        .blocks = &block,
+        .block_first = first,
+    };
+    struct fake_result *result = malloc(sizeof(*result));
+    void *to[1] = {bytes};
+
+    memset(bytes, 0, sizeof(bytes));
+    assert_int_equal(rig->ops->gather(rig->self, &batch, to), 0);
+    assert_int_equal(fake_host_wait(rig->fake, batch.cookie, result), 0);
+    assert_int_equal(result->status, 0);
+    for (uint32_t i = 0; i < sizeof(bytes); i++) {
+        assert_int_equal(bytes[i], torch_peer_fill(i / TORCH_BLOCK_BYTES % TORCH_LAYERS));
+    }
+    free(result);
+}
+
+static int run_torch_engine(int fd)
+{
+    const struct kvl_kv none = {.size = sizeof(none), .mem = KVL_MEM_CUDA};
+    struct torch_peer *peer = malloc(sizeof(*peer));
+    struct cuda_engine_rig rig;
+    struct cuda_rig cuda;
+    struct kvl_err err = {.size = sizeof(err)};
+    struct kvl_kv kv = none;
+    uint64_t number = 0;
+
+    CUDA_RIG_CHECK(peer != NULL);
+    cuda_rig_recv(fd, peer, sizeof(*peer));
+    cuda_rig_open(&cuda);
+    cuda_engine_init(&rig, &cuda, NULL);
+    CUDA_RIG_CHECK(cuda_engine_try_start(&rig, &err) == 0);
+    kv.kvcache = peer->message;
+    kv.kvcache_bytes = peer->length - 1;
+    CUDA_RIG_CHECK(rig.ops->kv_register(rig.self, &kv, &number, &err) == -EPROTO);
+    kv.kvcache_bytes = peer->length;
+    CUDA_RIG_CHECK(rig.ops->kv_register(rig.self, &kv, &number, &err) == 0);
+    check_gathered(&rig, number);
+    CUDA_RIG_CHECK(rig.ops->kv_unregister(rig.self, number) == 0);
+    CUDA_RIG_CHECK(rig.ops->kv_unregister(rig.self, number) == -ENOENT);
+    memset(&err, 0, sizeof(err));
+    err.size = sizeof(err);
+    CUDA_RIG_CHECK(rig.ops->kv_register(rig.self, &none, &number, &err) < 0);
+    CUDA_RIG_CHECK(err.text[0] != '\0');
+    cuda_engine_fini(&rig);
+    cuda_rig_close(&cuda);
+    free(peer);
+    cuda_rig_step(fd);
+    return 0;
+}
+
+static void test_a_cache_of_torch(void **state)
+{
+    const struct torch_order order = {.kind = TORCH_MALLOC, .layers = TORCH_LAYERS};
+    struct torch_peer *torch = malloc(sizeof(*torch));
+    struct cuda_rig_peer engine;
+
+    (void)state;
+    torch_peer_start(torch, &order);
+    assert_int_equal(torch_peer_counter(torch, 0), 1);
+    cuda_rig_start(&engine, "torch engine");
+    cuda_rig_send(engine.fd, torch, sizeof(*torch));
+    cuda_rig_await(engine.fd);
+    cuda_rig_end(&engine);
+    for (uint32_t i = 0; i < TORCH_LAYERS; i++) { /* torch may use its memory again */
+        assert_int_equal(torch_peer_counter(torch, i), 0);
+    }
+    torch_peer_end(torch);
+    free(torch);
+}
+
 int main(int argc, char **argv)
 {
-    const struct cuda_rig_role roles[] = {{REMOTE_ENGINE_ROLE, remote_engine_run}};
+    const struct cuda_rig_role roles[] = {{REMOTE_ENGINE_ROLE, remote_engine_run},
+                                          {"torch engine", run_torch_engine},
+                                          {TORCH_PEER, torch_peer_run}};
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_three_engines),
         cmocka_unit_test(test_the_exporter_leaves_first),
@@ -391,13 +523,16 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_the_cache_is_full),
         cmocka_unit_test(test_a_handle_that_does_not_open),
         cmocka_unit_test(test_a_device_that_is_not_visible),
+        cmocka_unit_test(test_between_devices),
+        cmocka_unit_test(test_devices_that_cannot_reach_each_other),
         cmocka_unit_test(test_descriptors),
         cmocka_unit_test(test_descriptors_where_handles_cannot_be_had),
         cmocka_unit_test(test_a_pool_of_ones_own),
         cmocka_unit_test(test_an_exporter_that_hangs),
+        cmocka_unit_test(test_a_cache_of_torch),
     };
 
-    cuda_rig_main(argc, argv, roles, 1);
+    cuda_rig_main(argc, argv, roles, sizeof(roles) / sizeof(roles[0]));
     cuda_rig_machine();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
