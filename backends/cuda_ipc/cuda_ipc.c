@@ -16,6 +16,8 @@
 #define KVL_BUILD_ID "dev"
 #endif
 
+static const struct kvl_backend_desc cuda_ipc_desc;
+
 static int cuda_ipc_check(const struct kvl_host *host, struct kvl_err *err)
 {
     struct cuda_ipc_options options;
@@ -86,6 +88,13 @@ static int cuda_ipc_remove(void *self, const struct kvl_batch *batch)
     return cuda_ipc_move_remove(self, batch);
 }
 
+/* Takes no time that a deadline could cut. */
+static int cuda_ipc_list(void *self, uint64_t cookie, uint64_t deadline_ms)
+{
+    (void)deadline_ms;
+    return cuda_ipc_move_list(self, cookie);
+}
+
 static void cuda_ipc_cancel(void *self, uint64_t cookie)
 {
     cuda_ipc_op_cancel(self, cookie);
@@ -99,6 +108,10 @@ static void cuda_ipc_get_limits(void *ctx, struct kvl_limits *limits_out)
     limits_out->max_in_flight = self->options.max_in_flight;
     limits_out->latency_us = 50;
     limits_out->where = KVL_WHERE_GPU;
+    limits_out->caps = cuda_ipc_desc.caps;
+    if (self->options.pool == 0) {
+        limits_out->caps &= ~(KVL_CAP_WRITE | KVL_CAP_HELD);
+    }
     limits_out->memory = 1ull << KVL_MEM_CUDA;
 }
 
@@ -171,7 +184,8 @@ static const struct kvl_backend_ops cuda_ipc_ops = {
     .read = cuda_ipc_read,
     .write = cuda_ipc_write,
     .remove = cuda_ipc_remove,
-    /* .list and .probe absent: held lists the own pool, get_health knows without asking */
+    .list = cuda_ipc_list,
+    /* .probe absent: get_health knows without asking */
     .cancel = cuda_ipc_cancel,
     .get_limits = cuda_ipc_get_limits,
     .get_health = cuda_ipc_get_health,
@@ -190,8 +204,9 @@ static const struct kvl_backend_desc cuda_ipc_desc = {
     .size = sizeof(struct kvl_backend_desc),
     .abi_major = KVL_BACKEND_ABI_MAJOR,
     .abi_minor = KVL_BACKEND_ABI_MINOR,
-    .caps = KVL_CAP_READ | KVL_CAP_WRITE | KVL_CAP_LOOKUP | KVL_CAP_REMOVE | KVL_CAP_CANCEL |
-            KVL_CAP_DIRECT | KVL_CAP_MEMORY | KVL_CAP_CONNECT | KVL_CAP_HELD | KVL_CAP_IPC,
+    .caps = KVL_CAP_READ | KVL_CAP_WRITE | KVL_CAP_LOOKUP | KVL_CAP_REMOVE | KVL_CAP_LIST |
+            KVL_CAP_CANCEL | KVL_CAP_DIRECT | KVL_CAP_MEMORY | KVL_CAP_CONNECT | KVL_CAP_HELD |
+            KVL_CAP_IPC,
     .name = "cuda_ipc",
     .version = "0.1.0",
     .build_id = KVL_BUILD_ID,

@@ -74,8 +74,8 @@ struct cuda_ipc {
 
     pthread_mutex_t gpu_lock; /* opening devices, and what is below */
     bool has_pinned; /* tried to */
-    bool is_pinned; /* or there is nothing to pin */
-    bool is_short; /* the pool is smaller than asked for */
+    atomic_bool is_pinned; /* the own store */
+    atomic_bool is_short; /* the pool is smaller than asked for */
     struct cuda_ipc_opened *opened;
 
     _Atomic uint64_t ready; /* bit per device that is open, with its pool */

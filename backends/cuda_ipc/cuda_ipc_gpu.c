@@ -53,17 +53,12 @@ static void gpu_pin_store(struct cuda_ipc *self)
                                                 : -ENOTSUP;
 
     self->has_pinned = true;
-    self->is_pinned = true;
-    if (r < 0 || bytes == 0) {
-        return;
-    }
-    if (!self->options.pin_store) {
-        self->is_pinned = false;
+    if (r < 0 || bytes == 0 || !self->options.pin_store) {
         return;
     }
     r = cuda_ipc_copy_pin(self->copy, base, bytes, &err);
-    if (r < 0 && r != -EEXIST) {
-        self->is_pinned = false;
+    self->is_pinned = r == 0 || r == -EEXIST;
+    if (!self->is_pinned) {
         kvl_warn(self->host->log,
                  "cuda_ipc: the own store (%llu bytes) cannot be pinned, copies to and from it go "
                  "over small pinned buffers: %s",

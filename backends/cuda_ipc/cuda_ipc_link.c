@@ -285,6 +285,22 @@ static bool link_is_expected(const struct cuda_ipc_link *link,
             memcmp(theirs->instance, link->expected.instance, sizeof(theirs->instance)) == 0);
 }
 
+/* Is any of its devices visible here? Its pool lies on one of them. */
+static bool link_shares_device(const struct cuda_ipc_link *link,
+                               const struct cuda_ipc_wire_hello *theirs)
+{
+    const struct cuda_ipc_wire_hello *ours = &link->net->env.self->hello;
+
+    for (uint32_t i = 0; i < theirs->device_count; i++) {
+        for (uint32_t k = 0; k < ours->device_count; k++) {
+            if (memcmp(&theirs->uuids[i], &ours->uuids[k], sizeof(ours->uuids[k])) == 0) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 /* Closes without a word: the same peer is linked already. */
 static void link_stand_back(struct cuda_ipc_link *link)
 {
@@ -322,6 +338,7 @@ static int link_on_hello(struct cuda_ipc_link *link, const struct cuda_ipc_wire_
         return 0;
     }
     link->peer = hello.peer;
+    link->is_useless = !link_shares_device(link, &hello);
     link->epoch = ++net->epochs;
     link->state = CUDA_IPC_LINK_READY;
     link->backoff_ms = BACKOFF_FIRST_MS;

@@ -380,3 +380,54 @@ int cuda_ipc_move_remove(struct cuda_ipc *self, const struct kvl_batch *batch)
     cuda_ipc_op_close_later(op);
     return 0;
 }
+
+/* ---- list ---- */
+
+struct move_listing {
+    struct cuda_ipc_work work; /* first: the net gives it back */
+    struct cuda_ipc *self;
+    uint64_t cookie;
+};
+
+static int list_key(void *ctx, const struct kvl_key *key, uint64_t bytes)
+{
+    const struct move_listing *listing = ctx;
+    const struct kvl_host *host = listing->self->host;
+
+    (void)bytes;
+    return host->list_add(host, listing->cookie, key, 1);
+}
+
+static void list_work(struct cuda_ipc_work *work)
+{
+    struct move_listing *listing = (struct move_listing *)(void *)work;
+    struct cuda_ipc *self = listing->self;
+    const struct kvl_completion done = {
+        .size = sizeof(done),
+        .cookie = listing->cookie,
+        .status = cuda_ipc_pool_list(self->pool, list_key, listing),
+    };
+
+    free(listing);
+    self->host->complete(self->host, &done);
+}
+
+int cuda_ipc_move_list(struct cuda_ipc *self, uint64_t cookie)
+{
+    struct move_listing *listing;
+    int r;
+
+    if (atomic_load(&self->state) != CUDA_IPC_RUNNING) {
+        return -ECANCELED;
+    }
+    listing = malloc(sizeof(*listing));
+    if (listing == NULL) {
+        return -ENOMEM;
+    }
+    *listing = (struct move_listing){.work = {.fn = list_work}, .self = self, .cookie = cookie};
+    r = cuda_ipc_net_post(self->net, &listing->work);
+    if (r < 0) {
+        free(listing);
+    }
+    return r;
+}

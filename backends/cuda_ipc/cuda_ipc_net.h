@@ -150,7 +150,10 @@ const struct cuda_ipc_share *cuda_ipc_link_segment(const struct cuda_ipc_link *l
 /** Gives a lease back, unless the connection it came by (`epoch`) has ended. */
 void cuda_ipc_link_release(struct cuda_ipc_link *link, uint64_t epoch, uint64_t lease);
 
-/** Its memory cannot be used here: it is asked no more until it connects anew. */
+/**
+ * Its memory cannot be used here: it is asked no more until it connects anew. A peer that has no
+ * device which is visible here is so from the beginning.
+ */
 void cuda_ipc_link_give_up(struct cuda_ipc_link *link);
 int cuda_ipc_link_is_useless(const struct cuda_ipc_link *link);
 

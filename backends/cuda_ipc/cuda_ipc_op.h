@@ -180,6 +180,7 @@ int cuda_ipc_move_lookup(struct cuda_ipc *self, const struct kvl_batch *batch);
 int cuda_ipc_move_read(struct cuda_ipc *self, const struct kvl_batch *batch);
 int cuda_ipc_move_write(struct cuda_ipc *self, const struct kvl_batch *batch);
 int cuda_ipc_move_remove(struct cuda_ipc *self, const struct kvl_batch *batch);
+int cuda_ipc_move_list(struct cuda_ipc *self, uint64_t cookie);
 int cuda_ipc_move_gather(struct cuda_ipc *self, const struct kvl_batch *batch, void *const *to);
 int cuda_ipc_move_scatter(struct cuda_ipc *self, const struct kvl_batch *batch,
                           const void *const *from);

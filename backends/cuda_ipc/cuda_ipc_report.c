@@ -72,6 +72,7 @@ static void report_pool(struct cuda_ipc *self, kvl_stat_fn fn, void *ctx)
 {
     struct cuda_ipc_pool_stats pool;
 
+    fn(ctx, "store_pinned", atomic_load(&self->is_pinned));
     cuda_ipc_pool_get_stats(self->pool, &pool);
     fn(ctx, "pool_chunks", pool.chunks);
     fn(ctx, "pool_used_bytes", pool.bytes);

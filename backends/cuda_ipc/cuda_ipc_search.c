@@ -283,11 +283,11 @@ struct search_memory {
 };
 
 /* The peer's memory cannot be used at all: said once, loudly. */
-static int search_give_up(struct cuda_ipc *self, struct cuda_ipc_link *link, const char *cause)
+static void search_tell_useless(struct cuda_ipc *self, const struct cuda_ipc_link *link,
+                                const char *cause)
 {
     cuda_ipc_count(self, CUDA_IPC_COUNT_IMPORT_FAILURES, 1);
     atomic_fetch_add(&self->useless, 1);
-    cuda_ipc_link_give_up(link);
     pthread_mutex_lock(&self->ops_lock);
     (void)snprintf(self->useless_text, sizeof(self->useless_text), "%.*s",
                    (int)sizeof(self->useless_text) - 1, cause);
@@ -296,6 +296,12 @@ static int search_give_up(struct cuda_ipc *self, struct cuda_ipc_link *link, con
               "cuda_ipc: memory of peer '%s' cannot be used from here, its chunks will come over "
               "host memory: %s",
               cuda_ipc_link_name(link), cause);
+}
+
+static int search_give_up(struct cuda_ipc *self, struct cuda_ipc_link *link, const char *cause)
+{
+    cuda_ipc_link_give_up(link);
+    search_tell_useless(self, link, cause);
     return -ENOTCONN;
 }
 
@@ -556,6 +562,11 @@ void cuda_ipc_search_link(void *ctx, struct cuda_ipc_link *link, int is_up)
 
     if (is_up) {
         atomic_fetch_add(&self->links, 1);
+        if (cuda_ipc_link_is_useless(link)) {
+            search_tell_useless(self, link,
+                                "none of its devices is visible here, see "
+                                "CUDA_VISIBLE_DEVICES");
+        }
         return;
     }
     atomic_fetch_sub(&self->links, 1);

@@ -12,6 +12,7 @@ static struct cuda_rig cuda;
 
 static void test_save_and_load_by_blocks(void **state)
 {
+    struct fake_result *result = malloc(sizeof(*result));
     struct cuda_engine_rig rig;
 
     (void)state;
@@ -22,6 +23,12 @@ static void test_save_and_load_by_blocks(void **state)
     assert_int_equal(cuda_engine_has(&rig, "k5"), 0);
     assert_int_equal(cuda_engine_load(&rig, "k", 5, 100), 0);
     assert_int_equal(fake_host_holds(rig.fake, "k3"), 1);
+    assert_int_equal(rig.ops->list(rig.self, ++rig.cookie, KVL_NEVER), 0);
+    assert_int_equal(fake_host_wait(rig.fake, rig.cookie, result), 0);
+    assert_int_equal(result->status, 0);
+    assert_int_equal(fake_host_listed_count(rig.fake), 5);
+    assert_int_equal(fake_host_listed(rig.fake, "k4"), 1);
+    free(result);
     assert_int_equal(cuda_engine_stat(&rig, "writes"), 5);
     assert_int_equal(cuda_engine_stat(&rig, "read_own"), 5);
     assert_int_equal(cuda_engine_stat(&rig, "read_bytes"), 5 * ENGINE_CHUNK_BYTES);
@@ -116,6 +123,7 @@ static void test_gather_and_scatter(void **state)
         assert_true(layers <= ENGINE_LAYERS);
     }
     assert_int_equal(cuda_engine_stat(&rig, "gathers"), 3);
+    assert_int_equal(cuda_engine_stat(&rig, "store_pinned"), 1);
     assert_int_equal(cuda_engine_stat(&rig, "scatter_bytes"), 3 * ENGINE_CHUNK_BYTES);
 
     batch.cookie = ++rig.cookie;
@@ -488,11 +496,15 @@ static void test_no_pool(void **state)
 {
     static const char *const pairs[] = {"pool", "0", "listen", "no", NULL};
     struct fake_result *result = malloc(sizeof(*result));
+    struct kvl_limits limits = {.size = sizeof(limits)};
     struct cuda_engine_rig rig;
 
     (void)state;
     cuda_engine_init(&rig, &cuda, pairs);
     cuda_engine_start(&rig);
+    rig.ops->get_limits(rig.self, &limits);
+    assert_int_equal(limits.caps & (KVL_CAP_WRITE | KVL_CAP_HELD), 0);
+    assert_true((limits.caps & KVL_CAP_READ) != 0); /* of peers */
     assert_int_equal(cuda_engine_batch(&rig, rig.ops->write, "k", 2, 0, result), -EMSGSIZE);
     assert_int_equal(cuda_engine_load(&rig, "k", 2, 0), -ENOENT);
     assert_int_equal(cuda_engine_health(&rig).state, KVL_HEALTH_OK);

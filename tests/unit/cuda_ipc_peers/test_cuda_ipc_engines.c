@@ -244,13 +244,14 @@ static void test_the_cache_is_full(void **state)
     remote_stop(&a);
 }
 
-static void check_useless(struct remote_engine *a, struct remote_engine *b, const char *cause)
+static void check_useless(struct remote_engine *a, struct remote_engine *b, int64_t first,
+                          const char *cause)
 {
     struct remote_answer answer;
 
     remote_meet(b, a);
     save(a, "a", 4, 100);
-    assert_int_equal(load(b, "a", 4, 100), -ENOTCONN);
+    assert_int_equal(load(b, "a", 4, 100), first);
     assert_int_equal(load(b, "a", 4, 100), -ENOENT); /* it is not asked any more */
     assert_int_equal(remote_ask(b, REMOTE_HAS, "a0", 0, 0).value, 0);
     assert_int_equal(remote_stat(b, "import_failures"), 1);
@@ -280,7 +281,7 @@ static void test_a_handle_that_does_not_open(void **state)
     assert_int_equal(setenv("KVLANE_FAKE_CUDA_FAIL", "cuIpcOpenMemHandle=201", 1), 0);
     remote_start(&b, "");
     assert_int_equal(unsetenv("KVLANE_FAKE_CUDA_FAIL"), 0);
-    check_useless(&a, &b, "PID namespace");
+    check_useless(&a, &b, -ENOTCONN, "PID namespace");
 }
 
 static void test_a_device_that_is_not_visible(void **state)
@@ -295,7 +296,24 @@ static void test_a_device_that_is_not_visible(void **state)
     remote_start(&b, "");
     assert_int_equal(unsetenv("CUDA_VISIBLE_DEVICES"), 0);
     assert_int_equal(unsetenv("KVLANE_FAKE_CUDA_DEVICES"), 0);
-    check_useless(&a, &b, "visible");
+    check_useless(&a, &b, -ENOTCONN, "visible");
+}
+
+/* Not one of the exporter's devices is: that is known before anything is asked. */
+static void test_devices_that_have_nothing_in_common(void **state)
+{
+    struct remote_engine a;
+    struct remote_engine b;
+
+    (void)state;
+    assert_int_equal(setenv("KVLANE_FAKE_CUDA_DEVICES", "2", 1), 0);
+    assert_int_equal(setenv("CUDA_VISIBLE_DEVICES", "0", 1), 0);
+    remote_start(&a, "");
+    assert_int_equal(setenv("CUDA_VISIBLE_DEVICES", "1", 1), 0);
+    remote_start(&b, "");
+    assert_int_equal(unsetenv("CUDA_VISIBLE_DEVICES"), 0);
+    assert_int_equal(unsetenv("KVLANE_FAKE_CUDA_DEVICES"), 0);
+    check_useless(&a, &b, -ENOENT, "CUDA_VISIBLE_DEVICES");
 }
 
 /* The reader's blocks are on another device than the pool that it reads. */
@@ -336,7 +354,7 @@ static void test_devices_that_cannot_reach_each_other(void **state)
     assert_int_equal(setenv("KVLANE_FAKE_CUDA_PEERS", "0", 1), 0);
     start_on_two_devices(&a, &b);
     assert_int_equal(unsetenv("KVLANE_FAKE_CUDA_PEERS"), 0);
-    check_useless(&a, &b, "reach");
+    check_useless(&a, &b, -ENOTCONN, "reach");
 }
 
 static void test_descriptors(void **state)
@@ -523,6 +541,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_the_cache_is_full),
         cmocka_unit_test(test_a_handle_that_does_not_open),
         cmocka_unit_test(test_a_device_that_is_not_visible),
+        cmocka_unit_test(test_devices_that_have_nothing_in_common),
         cmocka_unit_test(test_between_devices),
         cmocka_unit_test(test_devices_that_cannot_reach_each_other),
         cmocka_unit_test(test_descriptors),

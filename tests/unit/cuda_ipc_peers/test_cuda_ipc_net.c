@@ -89,6 +89,7 @@ static void end_init(struct end *end, uint64_t timeout_ms)
     pthread_mutex_init(&end->lock, NULL);
     pthread_cond_init(&end->changed, NULL);
     assert_int_equal(cuda_ipc_self_init(&end->self), 0);
+    end->self.hello.device_count = 1; /* the same one for all */
     assert_int_equal(cuda_ipc_pool_create(NULL, NULL, &end->pool), 0);
     assert_int_equal(cuda_ipc_pool_add_segment(end->pool, 0, 64 * UNIT, &segment), 0);
     cuda_ipc_address_own(&end->self, &end->address);
@@ -705,6 +706,7 @@ static void test_a_peer_that_hangs(void **state)
     (void)state;
     end_init(&b, 300);
     assert_int_equal(cuda_ipc_self_init(&self), 0);
+    self.hello.device_count = 1;
     cuda_ipc_address_own(&self, &address);
     assert_int_equal(cuda_ipc_address_listen(&address, &listener), 0);
     (void)fcntl(listener, F_SETFL, 0);
@@ -745,6 +747,7 @@ static void check_lie(const uint8_t *lie, size_t length)
 
     end_init(&b, 5000);
     assert_int_equal(cuda_ipc_self_init(&self), 0);
+    self.hello.device_count = 1;
     cuda_ipc_address_own(&self, &address);
     assert_int_equal(cuda_ipc_address_listen(&address, &listener), 0);
     (void)fcntl(listener, F_SETFL, 0);
