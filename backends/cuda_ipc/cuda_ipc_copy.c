@@ -400,6 +400,8 @@ void cuda_ipc_copy_stats(struct cuda_ipc_copy *copy, kvl_stat_fn fn, void *ctx)
     fn(ctx, "copy_driver_calls", counts.calls);
     fn(ctx, "copy_launches", counts.launches);
     fn(ctx, "copy_batches", counts.batches);
+    fn(ctx, "copy_crossover_bytes", counts.crossover);
+    fn(ctx, "copy_stage_below_bytes", counts.stage_below);
 }
 
 bool cuda_ipc_copy_is_well(struct cuda_ipc_copy *copy)

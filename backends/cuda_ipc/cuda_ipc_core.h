@@ -67,7 +67,9 @@ struct cuda_ipc {
     struct cuda_ipc_map *map;
     struct cuda_ipc_pool *pool;
     struct cuda_ipc_net *net;
-    bool has_devices; /* devices and kvs are initialised */
+    bool has_devices; /* they are initialised; until destroy, for who looks at us */
+    bool has_memory; /* kvs is, and there may be more to be freed; until stop */
+    bool keeps_memory; /* peers still read it: it is never freed */
     uint64_t allowed; /* bit per device that may be used */
 
     pthread_mutex_t gpu_lock; /* opening devices, and what is below */
@@ -112,8 +114,8 @@ void cuda_ipc_life_destroy(struct cuda_ipc *self);
 /* ---- devices and memory: cuda_ipc_gpu.c ---- */
 
 /**
- * Makes a device ready: its context, the copy engine, the pool on it; at the first one the own store
- * is pinned. The first call for a device blocks in the driver, others cost a load.
+ * Makes a device ready: its context, the copy engine, the pool on it; at the first one the own
+ * store is pinned. The first call for a device blocks in the driver, others cost a load.
  * @return 0; -ENODEV no such device, or one that may not be used; codes of the driver.
  */
 int cuda_ipc_gpu_ready(struct cuda_ipc *self, int device, struct kvl_err *err);
@@ -136,7 +138,7 @@ int cuda_ipc_gpu_register(struct cuda_ipc *self, const struct kvl_kv *kv, uint64
                           struct kvl_err *err);
 int cuda_ipc_gpu_unregister(struct cuda_ipc *self, uint64_t kv);
 
-/** Frees all memory. Peers may still read the pool when `keep` is set: then it stays. */
-void cuda_ipc_gpu_free(struct cuda_ipc *self, bool keep);
+/** Frees what was allocated and mapped, but for the pool when it is to be kept. Once. */
+void cuda_ipc_gpu_free(struct cuda_ipc *self);
 
 #endif /* KVL_CUDA_IPC_CORE_H */

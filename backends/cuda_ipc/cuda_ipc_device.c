@@ -286,6 +286,24 @@ static bool ranges_continue(const struct cuda_ipc_device *device, uint64_t addr)
            is_whole == 0;
 }
 
+/* Where the driver does not tell the extent of memory, as perhaps of imported memory, it still knows
+ * which addresses are a device's. */
+static bool ranges_known(const struct cuda_ipc_device *device, uint64_t addr, uint64_t bytes)
+{
+    const uint64_t ends[] = {addr, addr + bytes - 1};
+
+    for (int i = 0; i < 2; i++) {
+        unsigned int type = 0;
+
+        if (device->api->pointer_get_attribute(&type, CUDA_POINTER_MEMORY_TYPE, ends[i]) !=
+                CUDA_OK ||
+            type != CUDA_MEMORY_DEVICE) {
+            return false;
+        }
+    }
+    return true;
+}
+
 uint64_t cuda_ipc_device_covers(struct cuda_ipc_device *device, struct cuda_ipc_ranges *ranges,
                                 uint64_t addr, uint64_t bytes)
 {
@@ -302,7 +320,7 @@ uint64_t cuda_ipc_device_covers(struct cuda_ipc_device *device, struct cuda_ipc_
         if (end == at) {
             if (device->api->mem_get_address_range(&base, &length, at) != CUDA_OK ||
                 at - base >= length) {
-                return at - addr;
+                return ranges_known(device, at, bytes - (at - addr)) ? bytes : at - addr;
             }
             ranges->all[ranges->count % 16].base = base;
             ranges->all[ranges->count % 16].bytes = length;

@@ -25,8 +25,7 @@ struct cuda_ipc_export {
     struct cuda_ipc_api api; /* a copy: mappings may outlive the instance */
     struct cuda_ipc_place place;
     struct cuda_ipc_share share;
-    uint64_t driver_id; /* buffer id by the driver, 0 = it has none */
-    uint32_t way; /* CUDA_IPC_EXPORT_ bit of what was allocated here; 0 = wrapped */
+    uint32_t way; /* CUDA_IPC_EXPORT_ bit */
     int fd;
     char cause[EXPORT_TEXT_MAX];
 };
@@ -101,7 +100,6 @@ static void export_publish(struct cuda_ipc_export *export)
         CUDA_OK) {
         id = 0;
     }
-    export->driver_id = id;
     export->share.buffer_id = id != 0 ? id : (EXPORT_OWN_ID | atomic_fetch_add(&export_next_id, 1));
     pthread_mutex_lock(&export_lock);
     export->next = export_list;
@@ -286,7 +284,7 @@ int cuda_ipc_export_create(const struct cuda_ipc_place *place, uint64_t bytes, u
                            struct cuda_ipc_export **export_out, struct kvl_err *err)
 {
     struct cuda_ipc_stay stay;
-    struct cuda_ipc_export *export;
+    struct cuda_ipc_export *export = NULL;
     int r;
 
     if (bytes == 0 || (ways & CUDA_IPC_EXPORT_ALL) == 0) {
@@ -310,117 +308,6 @@ int cuda_ipc_export_create(const struct cuda_ipc_place *place, uint64_t bytes, u
     }
     *export_out = export;
     return 0;
-}
-
-/* ---- memory of the engine ---- */
-
-static int export_wrap_fd(struct cuda_ipc_export *export, cuda_ptr base, struct kvl_err *err)
-{
-    uint64_t types = 0;
-    cuda_result code = export->api.pointer_get_attribute(&types, CUDA_POINTER_HANDLE_TYPES, base);
-
-    if (code != CUDA_OK || (types & CUDA_HANDLE_FD) == 0) {
-        return kvl_fail(err, -ENOTSUP,
-                        "cuda_ipc: the engine's memory was allocated in a way that no other "
-                        "process can map: PyTorch with expandable_segments:True, cudaMallocAsync "
-                        "or managed memory; set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:False");
-    }
-    export->share.type = CUDA_IPC_SHARE_FD;
-    return cuda_ipc_vmm_describe(&export->place, base, &export->fd, err);
-}
-
-static int export_check_kind(const struct cuda_ipc_place *place, cuda_ptr ptr, struct kvl_err *err)
-{
-    unsigned int type = 0;
-    int ordinal = -1;
-
-    if (place->api->pointer_get_attribute(&type, CUDA_POINTER_MEMORY_TYPE, ptr) != CUDA_OK ||
-        type != CUDA_MEMORY_DEVICE) {
-        return kvl_fail(err, -EINVAL, "cuda_ipc: 0x%llx is no memory of a device", ptr);
-    }
-    if (place->api->pointer_get_attribute(&ordinal, CUDA_POINTER_DEVICE_ORDINAL, ptr) == CUDA_OK &&
-        ordinal != place->device) {
-        return kvl_fail(err, -EINVAL, "cuda_ipc: 0x%llx is memory of device %d, not %d", ptr,
-                        ordinal, place->ordinal);
-    }
-    return 0;
-}
-
-static int export_wrap_range(struct cuda_ipc_export *export, cuda_ptr ptr, uint64_t bytes,
-                             struct kvl_err *err)
-{
-    int legacy = export_is_legacy_capable(&export->api, ptr);
-    cuda_ptr base = 0;
-    size_t length = 0;
-    cuda_result code = export->api.mem_get_address_range(&base, &length, ptr);
-
-    if (code != CUDA_OK) {
-        return cuda_ipc_place_fail(&export->place, err, "cannot share the engine's memory",
-                                   "cuMemGetAddressRange", code);
-    }
-    if (ptr - base > length || bytes > length - (ptr - base)) {
-        return legacy ? kvl_fail(err, -EINVAL,
-                                 "cuda_ipc: the engine's memory ends before the %llu bytes at "
-                                 "0x%llx do",
-                                 (unsigned long long)bytes, ptr)
-                      : kvl_fail(err, -ENOTSUP,
-                                 "cuda_ipc: the engine's memory consists of several allocations, "
-                                 "as PyTorch makes it with expandable_segments:True; set "
-                                 "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:False");
-    }
-    export->share.base = base;
-    export->share.length = length;
-    return legacy ? export_legacy_handle(export, base, err) : export_wrap_fd(export, base, err);
-}
-
-int cuda_ipc_export_wrap(const struct cuda_ipc_place *place, cuda_ptr ptr, uint64_t bytes,
-                         struct cuda_ipc_export **export_out, uint64_t *offset_out,
-                         struct kvl_err *err)
-{
-    struct cuda_ipc_stay stay;
-    struct cuda_ipc_export *export;
-    int r = export_make(place, &export, err);
-
-    if (r < 0) {
-        return r;
-    }
-    r = cuda_ipc_place_enter(&export->place, &stay, err);
-    if (r == 0) {
-        r = export_check_kind(place, ptr, err);
-        if (r == 0) {
-            r = export_wrap_range(export, ptr, bytes, err);
-        }
-        if (r == 0) {
-            export_publish(export);
-        }
-        cuda_ipc_place_leave(&export->place, &stay);
-    }
-    if (r < 0) {
-        export_free(export);
-        return r;
-    }
-    *offset_out = ptr - export->share.base;
-    *export_out = export;
-    return 0;
-}
-
-int cuda_ipc_export_check(const struct cuda_ipc_export *export)
-{
-    struct cuda_ipc_stay stay;
-    unsigned long long id = 0;
-    cuda_result code;
-    int r = cuda_ipc_place_enter(&export->place, &stay, NULL);
-
-    if (r < 0) {
-        return r;
-    }
-    /* freed memory has no attributes, and what has its address now has another id */
-    code = export->api.pointer_get_attribute(&id, CUDA_POINTER_BUFFER_ID, export->share.base);
-    cuda_ipc_place_leave(&export->place, &stay);
-    if (export->driver_id == 0) {
-        return 0;
-    }
-    return code == CUDA_OK && id == export->driver_id ? 0 : -ESTALE;
 }
 
 /* ---- what it is ---- */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file cuda_ipc_export.h
- * Memory of this process that other processes can map: allocated here, or the engine's.
+ * Memory allocated here that other processes can map.
  *
  * Exports are entered in one list of the process, by which an import from ourselves is known: see
  * cuda_ipc_map.h. All functions may be called from any thread and block while the driver works;
@@ -33,18 +33,7 @@ int cuda_ipc_export_create(const struct cuda_ipc_place *place, uint64_t bytes, u
                            struct cuda_ipc_export **export_out, struct kvl_err *err);
 
 /**
- * Describes device memory that the engine allocated and keeps until the export is destroyed.
- * @param offset_out  of `ptr` from the base of the allocation that is shared
- * @return 0; -ENOTSUP its allocator made it without a way to share it (PyTorch with
- *         expandable_segments:True, cudaMallocAsync, managed memory), or the range spans more than
- *         one allocation; -EINVAL not device memory, or beyond the allocation; codes of the driver.
- */
-int cuda_ipc_export_wrap(const struct cuda_ipc_place *place, cuda_ptr ptr, uint64_t bytes,
-                         struct cuda_ipc_export **export_out, uint64_t *offset_out,
-                         struct kvl_err *err);
-
-/**
- * Ends the export and frees memory that was allocated here. Copies on it have ended. What other
+ * Ends the export and frees the memory. Copies on it have ended. What other
  * processes have mapped must be given back before, else what they read is undefined: tell them.
  * A mapping by this same process keeps the memory until it is released. Takes NULL.
  */
@@ -64,12 +53,6 @@ int cuda_ipc_export_fd(const struct cuda_ipc_export *export);
 /** Why the ways before the one that was taken did not work; "" when the first one did. Without the
  *  component before it. */
 const char *cuda_ipc_export_cause(const struct cuda_ipc_export *export);
-
-/**
- * Has a wrapped allocation been freed, and perhaps its address been given to another?
- * @return 0 it is still the one described; -ESTALE it is not; codes of the driver.
- */
-int cuda_ipc_export_check(const struct cuda_ipc_export *export);
 
 /**
  * For cuda_ipc_map: finds an export of this process by what it told others, and keeps its memory.

@@ -322,11 +322,12 @@ int cuda_ipc_gpu_unregister(struct cuda_ipc *self, uint64_t kv)
 
 /* ---- the end ---- */
 
-void cuda_ipc_gpu_free(struct cuda_ipc *self, bool keep)
+void cuda_ipc_gpu_free(struct cuda_ipc *self)
 {
-    if (!self->has_devices) {
+    if (!self->has_memory) {
         return;
     }
+    self->has_memory = false;
     cuda_ipc_kvs_fini(&self->kvs);
     while (self->opened != NULL) {
         struct cuda_ipc_opened *next = self->opened->next;
@@ -335,14 +336,10 @@ void cuda_ipc_gpu_free(struct cuda_ipc *self, bool keep)
         free(self->opened);
         self->opened = next;
     }
-    for (uint32_t i = 0; !keep && i < CUDA_IPC_POOL_SEGMENTS_MAX; i++) {
+    for (uint32_t i = 0; !self->keeps_memory && i < CUDA_IPC_POOL_SEGMENTS_MAX; i++) {
         cuda_ipc_export_destroy(self->exports[i]);
         self->exports[i] = NULL;
     }
     cuda_ipc_map_close(self->map);
     self->map = NULL;
-    if (!keep) { /* else the contexts stay too: they hold the memory */
-        cuda_ipc_devices_fini(&self->devices);
-    }
-    self->has_devices = false;
 }

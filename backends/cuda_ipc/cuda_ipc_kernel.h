@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file cuda_ipc_kernel.h
- * What the kernels are called and what they take. Read by the C compiler and by nvcc; so it keeps to
- * what C and C++ have in common.
+ * What the kernels are called and what they take. Read by the C compiler and by nvcc, so it keeps
+ * to what C and C++ have in common.
  *
- * A warp copies tiles of CUDA_IPC_TILE vectors; a vector is 16, 8, 4 or 1 byte, which every address,
- * stride and length of a launch is a multiple of. All loads of a tile are issued before its stores.
- * The grid may have any number of blocks: warps go on with the next tiles until none is left.
+ * A warp copies tiles of CUDA_IPC_TILE vectors; a vector is 16, 8, 4 or 1 byte, which every
+ * address, stride and length of a launch is a multiple of. All loads of a tile are issued before
+ * its stores. The grid may have any number of blocks: warps go on with the next tiles until none
+ * is left.
  */
 #ifndef KVL_CUDA_IPC_KERNEL_H
 #define KVL_CUDA_IPC_KERNEL_H

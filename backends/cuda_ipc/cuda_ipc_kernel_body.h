@@ -23,8 +23,8 @@ CUDA_IPC_DEVICE uint32_t cuda_ipc_kernel_divide(uint32_t n, const struct cuda_ip
     return ((uint32_t)(((uint64_t)n * by->mul) >> 32) + n) >> by->shift;
 }
 
-/* Vectors that lie together on both sides, one tile of them. All loads are under way before the first
- * store. `width` is a constant wherever this is used, as `is_scatter` below. */
+/* Vectors that lie together on both sides, one tile of them. All loads are under way before the
+ * first store. `width` is a constant wherever this is used, as `is_scatter` below. */
 CUDA_IPC_DEVICE void cuda_ipc_kernel_stretch(uint64_t dst, uint64_t src, uint32_t count,
                                              uint32_t lane, uint32_t width)
 {

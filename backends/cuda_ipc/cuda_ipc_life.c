@@ -64,6 +64,7 @@ static int life_open_driver(struct cuda_ipc *self, struct kvl_err *err)
     }
     cuda_ipc_kvs_init(&self->kvs);
     self->has_devices = true;
+    self->has_memory = true;
     r = cuda_ipc_options_devices(&self->options, &self->devices, &self->allowed, err);
     if (r == 0) {
         r = cuda_ipc_map_open(&self->api, self->options.max_mappings, self->options.max_mapped,
@@ -195,12 +196,9 @@ void cuda_ipc_life_stop(struct cuda_ipc *self)
     if (self->net != NULL) {
         cuda_ipc_net_stop(self->net);
     }
-    if (self->copy != NULL) {
-        cuda_ipc_copy_destroy(self->copy);
-        self->copy = NULL;
-    }
-    cuda_ipc_gpu_free(self, keep);
     atomic_store(&self->state, CUDA_IPC_STOPPED);
+    self->keeps_memory = keep;
+    cuda_ipc_gpu_free(self);
 }
 
 void cuda_ipc_life_destroy(struct cuda_ipc *self)
@@ -208,10 +206,10 @@ void cuda_ipc_life_destroy(struct cuda_ipc *self)
     if (self == NULL) {
         return;
     }
-    if (self->has_devices || self->copy != NULL) { /* start failed half way */
-        cuda_ipc_copy_destroy(self->copy);
-        self->copy = NULL;
-        cuda_ipc_gpu_free(self, false);
+    cuda_ipc_gpu_free(self); /* when start failed half way */
+    cuda_ipc_copy_destroy(self->copy);
+    if (self->has_devices && !self->keeps_memory) {
+        cuda_ipc_devices_fini(&self->devices);
     }
     cuda_ipc_net_destroy(self->net);
     cuda_ipc_pool_destroy(self->pool);

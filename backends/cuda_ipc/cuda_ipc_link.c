@@ -110,11 +110,27 @@ void cuda_ipc_link_end(struct cuda_ipc_link *link, int status)
     }
 }
 
+/* Has the process that we were told of ended? Of other PID namespaces nobody can tell. */
+static bool link_is_pointless(const struct cuda_ipc_link *link)
+{
+    const struct cuda_ipc_who *theirs = &link->expected.who;
+    uint64_t start_time;
+
+    return !link->is_static &&
+           theirs->pid_namespace == link->net->env.self->hello.peer.who.pid_namespace &&
+           (cuda_ipc_who_start_time(theirs->pid, &start_time) < 0 ||
+            start_time != theirs->start_time);
+}
+
 /* Says once why a peer cannot be reached, and plans the next try or none. */
 static void link_retry(struct cuda_ipc_link *link, int code)
 {
     struct cuda_ipc_net *net = link->net;
 
+    if (link_is_pointless(link)) {
+        cuda_ipc_link_end(link, code);
+        return;
+    }
     link->tries++;
     if (link->tries == TRIES_MAX / 2 && !link->has_failed) {
         link->has_failed = true;

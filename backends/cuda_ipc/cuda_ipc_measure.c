@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A short calibration when a device is opened: which fragments are better off with the kernel, and
- * how fast copies are. Staging buffers and tables are there and not yet in use, so it copies between
- * them. Whatever fails leaves the figure at its guess.
+ * how fast copies are. Staging buffers and tables are there and not yet in use, so it copies
+ * between them. Whatever fails leaves the figure at its guess.
  */
 #include <stdlib.h>
 
@@ -41,8 +41,8 @@ struct measure {
     uint64_t until_ns; /* the end of all measurements */
 };
 
-/* All fragments once. A batch ends with them, since its copies have no order: the next ones write to
- * the same places. */
+/* All fragments once. A batch ends with them, since its copies have no order and the next ones
+ * write to the same places. */
 static int measure_pass(const struct measure *measure, uint32_t *copies)
 {
     const struct cuda_ipc_side dst = {.kind = measure->dst_kind, .base = measure->dst};

@@ -302,9 +302,9 @@ static void read_search(struct cuda_ipc_work *work)
 }
 
 /* Gives an op with items that are open to the net's thread, or says that nobody has them. */
-static void move_search(struct cuda_ipc_op *op, uint32_t missing)
+static void move_search(struct cuda_ipc_op *op, uint32_t missing, uint32_t flags)
 {
-    if (missing > 0 && atomic_load(&op->self->links) > 0) {
+    if (missing > 0 && (flags & KVL_BATCH_HELD) == 0 && atomic_load(&op->self->links) > 0) {
         op->work.fn = read_search;
         if (cuda_ipc_net_post(op->self->net, &op->work) == 0) {
             return;
@@ -341,7 +341,7 @@ int cuda_ipc_move_read(struct cuda_ipc *self, const struct kvl_batch *batch)
     missing = read_find_own(op);
     read_own(op, &list);
     list_fini(&list);
-    move_search(op, missing);
+    move_search(op, missing, batch->flags);
     return 0;
 }
 
@@ -362,7 +362,7 @@ int cuda_ipc_move_lookup(struct cuda_ipc *self, const struct kvl_batch *batch)
     }
     cuda_ipc_count(self, CUDA_IPC_COUNT_LOOKUPS, op->count);
     cuda_ipc_count(self, CUDA_IPC_COUNT_LOOKUP_OWN, op->count - missing);
-    move_search(op, missing);
+    move_search(op, missing, batch->flags);
     return 0;
 }
 

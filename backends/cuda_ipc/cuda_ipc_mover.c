@@ -6,9 +6,9 @@
 #include <sys/prctl.h>
 
 /*
- * The thread asks for the ends of parts instead of sleeping in cuEventSynchronize(): one that sleeps
- * there can neither queue the next part of another task nor be stopped when the device hangs. It
- * asks without a pause at first, then the less often the longer nothing has moved.
+ * The thread asks for the ends of parts instead of sleeping in cuEventSynchronize(): one that
+ * sleeps there can neither queue the next part of another task nor be stopped when the device
+ * hangs. It asks without a pause at first, then the less often the longer nothing has moved.
  */
 #define SPIN_NS 40000ull
 #define POLL_MIN_NS 20000ull
@@ -246,7 +246,7 @@ static void mover_finish(struct cuda_ipc_mover *mover, struct cuda_ipc_task *tas
 
 /* ---- the thread ---- */
 
-/* Waits for something new, or for a moment when parts are under way. @return false: it is to end. */
+/* Waits for something new, or for a moment when parts are under way. @return false: time to end. */
 static bool mover_wait(struct cuda_ipc_mover *mover, uint32_t *woken, uint64_t *moved_ns,
                        bool has_tasks)
 {

@@ -218,7 +218,10 @@ void cuda_ipc_mover_destroy(struct cuda_ipc_mover *mover);
 
 /* ---- cuda_ipc_submit.c ---- */
 
-/** Takes a task over when it returns 0; the context is current. @return -EAGAIN, -ECANCELED, -EIO, what recording gave. */
+/**
+ * Takes a task over when it returns 0; the context is current.
+ * @return -EAGAIN, -ECANCELED, -EIO, what recording on the engine's stream gave.
+ */
 int cuda_ipc_mover_submit(struct cuda_ipc_mover *mover, struct cuda_ipc_task *take_task,
                           cuda_stream stream);
 void cuda_ipc_mover_cancel(struct cuda_ipc_mover *mover, uint64_t id);
@@ -284,7 +287,7 @@ void cuda_ipc_part_drop(struct cuda_ipc_mover *mover);
 
 /* ---- cuda_ipc_watch.c ---- */
 
-/** Sums over devices. */
+/** Sums over devices, but for the last two. */
 struct cuda_ipc_counts {
     uint64_t jobs;
     uint64_t jobs_failed;
@@ -298,6 +301,8 @@ struct cuda_ipc_counts {
     uint64_t calls;
     uint64_t launches;
     uint64_t batches;
+    uint64_t crossover; /* the smallest of all devices; 0 = no device */
+    uint64_t stage_below; /* of that device */
 };
 
 /** One line. */

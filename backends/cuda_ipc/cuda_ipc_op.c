@@ -404,7 +404,7 @@ static struct cuda_ipc_op *op_to_sweep(struct cuda_ipc *self)
     return op;
 }
 
-/* Searches belong to the net's thread: it ends those of cancelled ops, which cannot go meanwhile. */
+/* Searches belong to the net's thread: it ends those of cancelled ops. They cannot go meanwhile. */
 static void op_sweep(struct cuda_ipc_work *work)
 {
     struct cuda_ipc *self =

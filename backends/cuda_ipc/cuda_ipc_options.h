@@ -38,7 +38,7 @@ struct cuda_ipc_options {
 #define CUDA_IPC_OPTION_COUNT 15u
 extern const struct kvl_option cuda_ipc_option_table[CUDA_IPC_OPTION_COUNT];
 
-/** Reads and checks the settings, but for which devices there are. @return 0; -EINVAL, err->text. */
+/** Reads and checks the settings, but for which devices there are. @return 0; -EINVAL and err. */
 int cuda_ipc_options_read(const struct kvl_host *host, struct cuda_ipc_options *options_out,
                           struct kvl_err *err);
 

@@ -14,7 +14,7 @@ static uint64_t align_up(uint64_t value)
 
 /* ---- the end of parts ---- */
 
-/* Copies from pinned memory of ours to where the engine wants it; what was skipped stays as it is. */
+/* Copies from pinned memory of ours to where the engine wants it. What is skipped stays. */
 static void mirror_out(const struct cuda_ipc_task *task, const struct cuda_ipc_slot *slot)
 {
     struct cuda_ipc_plan plan;
@@ -208,7 +208,7 @@ static int part_direct(struct cuda_ipc_mover *mover, struct cuda_ipc_part *part)
         task->halves |= part->half;
     }
     if (r == 0) {
-        r = cuda_ipc_issue_flush(mover, task);
+        (void)cuda_ipc_issue_flush(mover, task); /* a failure is noted in the task */
     }
     return part_close(mover, part, task->route.lane);
 }

@@ -11,7 +11,7 @@ static uint32_t report_state(struct cuda_ipc *self)
     if (state != CUDA_IPC_RUNNING) {
         return KVL_HEALTH_DOWN;
     }
-    return atomic_load(&self->useless) > 0 || self->is_short || atomic_load(&self->dropped) != 0
+    return atomic_load(&self->useless) > 0 || self->is_short || !cuda_ipc_copy_is_well(self->copy)
                ? KVL_HEALTH_DEGRADED
                : KVL_HEALTH_OK;
 }
@@ -25,7 +25,7 @@ void cuda_ipc_report_health(struct cuda_ipc *self, struct kvl_health *health_out
     (void)snprintf(health_out->address, sizeof(health_out->address), "%s", self->address_text);
     if (atomic_load(&self->state) != CUDA_IPC_RUNNING) {
         (void)snprintf(health_out->text, sizeof(health_out->text), "not running");
-    } else if (atomic_load(&self->dropped) != 0) {
+    } else if (!cuda_ipc_copy_is_well(self->copy)) {
         (void)snprintf(health_out->text, sizeof(health_out->text),
                        "a device is lost, the log says why");
     } else if (atomic_load(&self->useless) > 0) {

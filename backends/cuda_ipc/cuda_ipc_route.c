@@ -10,6 +10,8 @@
 
 /* Telling of layers costs an event each time, about 1 us of the device: 2 % of this. */
 #define GROUP_US 50u
+/* Host memory is read in stretches of at least this, or the gaps between them show: about 1 us. */
+#define DMA_BYTES (2ull << 20)
 
 static uint64_t clamp(uint64_t value, uint64_t least, uint64_t most)
 {
@@ -132,7 +134,12 @@ static uint32_t route_group(const struct cuda_ipc_mover *mover, const struct cud
     }
     per_layer = task->total / task->kv->layout.layers;
     if (bytes == 0) {
+        const uint64_t stretches = (uint64_t)task->count * task->kv->layout.planes;
+
         bytes = rate / 1000000 * GROUP_US;
+        if (is_host && bytes < stretches * DMA_BYTES) {
+            bytes = stretches * DMA_BYTES;
+        }
     }
     group = (bytes - 1) / per_layer + 1;
     return group < task->kv->layout.layers ? (uint32_t)group : 0;

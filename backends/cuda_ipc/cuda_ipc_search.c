@@ -395,8 +395,8 @@ static bool search_is_near(const struct cuda_ipc_op *op, const struct cuda_ipc_l
     return one != NULL && other != NULL && memcmp(&one->uuid, &other->uuid, sizeof(one->uuid)) == 0;
 }
 
-/* Copies up to CUDA_IPC_WIRE_KEYS_MAX chunks that one link has leased, from item `from` on, which is
- * one of them. */
+/* Copies up to CUDA_IPC_WIRE_KEYS_MAX chunks that one link has leased, from item `from` on, which
+ * is one of them. */
 static void search_copy_some(struct cuda_ipc_op *op, struct cuda_ipc_link *link, uint32_t from)
 {
     uint32_t items[CUDA_IPC_WIRE_KEYS_MAX];

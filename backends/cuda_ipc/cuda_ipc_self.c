@@ -208,20 +208,35 @@ size_t cuda_ipc_self_offer(const struct cuda_ipc_self *self, const struct cuda_i
     return cuda_ipc_wire_put_offer(&offer, bytes_out);
 }
 
+static int self_peer(const struct cuda_ipc_self *self, int fd, struct ucred *cred_out)
+{
+    socklen_t length = sizeof(*cred_out);
+
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, cred_out, &length) < 0 ||
+        length != sizeof(*cred_out)) {
+        return -EIO;
+    }
+    return cred_out->uid == self->uid || cred_out->uid == 0 ? 0 : -EACCES;
+}
+
+int cuda_ipc_self_admits(const struct cuda_ipc_self *self, int fd)
+{
+    struct ucred cred;
+
+    return self_peer(self, fd, &cred);
+}
+
 int cuda_ipc_self_check(const struct cuda_ipc_self *self, int fd,
                         const struct cuda_ipc_wire_hello *hello, int *pidfd_out)
 {
     const struct cuda_ipc_who *ours = &self->hello.peer.who;
     const struct cuda_ipc_who *theirs = &hello->peer.who;
     struct ucred cred;
-    socklen_t length = sizeof(cred);
     uint64_t start_time;
+    const int r = self_peer(self, fd, &cred);
 
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &length) < 0 || length != sizeof(cred)) {
-        return -EIO;
-    }
-    if (cred.uid != self->uid && cred.uid != 0) {
-        return -EACCES;
+    if (r < 0) {
+        return r;
     }
     if (theirs->pid_namespace == ours->pid_namespace &&
         ((uint64_t)cred.pid != theirs->pid ||

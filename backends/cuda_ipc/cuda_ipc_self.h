@@ -51,6 +51,9 @@ int cuda_ipc_address_connect(const struct cuda_ipc_address *address, int *fd_out
 size_t cuda_ipc_self_offer(const struct cuda_ipc_self *self, const struct cuda_ipc_address *address,
                            uint8_t *bytes_out);
 
+/** Whether the user at the other end of a socket may talk to us. @return 0; -EACCES; -EIO. */
+int cuda_ipc_self_admits(const struct cuda_ipc_self *self, int fd);
+
 /**
  * Whether the process at the other end of a socket may talk to us, and is the one its HELLO names:
  * same user or root; in our own PID namespace also its pid and start time.

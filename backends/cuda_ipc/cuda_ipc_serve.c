@@ -132,6 +132,7 @@ void cuda_ipc_conn_accept(struct cuda_ipc_net *net, int listen_fd)
     const int fd = accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     struct cuda_ipc_conn *conn = conn_free_one(net);
     uint32_t index;
+    int r;
 
     if (fd < 0) {
         if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
@@ -139,8 +140,13 @@ void cuda_ipc_conn_accept(struct cuda_ipc_net *net, int listen_fd)
         }
         return;
     }
-    if (conn == NULL || atomic_load(&net->is_leaving)) {
-        conn_turn_away(net, fd, conn == NULL ? -EUSERS : -ECANCELED);
+    /* other users first: they are not to take the room of those who may come in */
+    r = cuda_ipc_self_admits(net->env.self, fd);
+    if (r == 0 && (conn == NULL || atomic_load(&net->is_leaving))) {
+        r = conn == NULL ? -EUSERS : -ECANCELED;
+    }
+    if (r < 0) {
+        conn_turn_away(net, fd, r);
         return;
     }
     index = (uint32_t)(conn - net->conns);

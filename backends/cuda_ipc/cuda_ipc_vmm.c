@@ -9,7 +9,6 @@
 
 static const char vmm_cannot_make[] = "cannot allocate memory to share as a descriptor";
 static const char vmm_cannot_map[] = "cannot map memory from a descriptor";
-static const char vmm_cannot_describe[] = "cannot make a descriptor of memory";
 
 static struct cuda_mem_prop vmm_prop(const struct cuda_ipc_place *place)
 {
@@ -37,14 +36,15 @@ int cuda_ipc_vmm_check(const struct cuda_ipc_place *place, struct kvl_err *err)
     return 0;
 }
 
-static int vmm_export(const struct cuda_ipc_place *place, cuda_mem mem, const char *what,
-                      int *fd_out, struct kvl_err *err)
+static int vmm_export(const struct cuda_ipc_place *place, cuda_mem mem, int *fd_out,
+                      struct kvl_err *err)
 {
     int fd = -1;
     cuda_result code = place->api->mem_export_to_shareable_handle(&fd, mem, CUDA_HANDLE_FD, 0);
 
     if (code != CUDA_OK) {
-        return cuda_ipc_place_fail(place, err, what, "cuMemExportToShareableHandle", code);
+        return cuda_ipc_place_fail(place, err, vmm_cannot_make, "cuMemExportToShareableHandle",
+                                   code);
     }
     (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
     *fd_out = fd;
@@ -130,7 +130,7 @@ static int vmm_create(const struct cuda_ipc_place *place, uint64_t bytes, cuda_p
     if (code != CUDA_OK) {
         return cuda_ipc_place_fail(place, err, vmm_cannot_make, "cuMemCreate", code);
     }
-    r = vmm_export(place, mem, vmm_cannot_make, &fd, err);
+    r = vmm_export(place, mem, &fd, err);
     if (r < 0) {
         (void)place->api->mem_release(mem);
         return r;
@@ -164,29 +164,6 @@ int cuda_ipc_vmm_create(const struct cuda_ipc_place *place, uint64_t bytes, cuda
         r = vmm_create(place, bytes, base_out, bytes_out, fd_out, err);
         cuda_ipc_place_leave(place, &stay);
     }
-    return r;
-}
-
-int cuda_ipc_vmm_describe(const struct cuda_ipc_place *place, cuda_ptr base, int *fd_out,
-                          struct kvl_err *err)
-{
-    struct cuda_ipc_stay stay;
-    cuda_mem mem = 0;
-    cuda_result code;
-    int r = vmm_enter(place, &stay, err);
-
-    if (r < 0) {
-        return r;
-    }
-    code = place->api->mem_retain_allocation_handle(&mem, (void *)(uintptr_t)base);
-    if (code == CUDA_OK) {
-        r = vmm_export(place, mem, vmm_cannot_describe, fd_out, err);
-        (void)place->api->mem_release(mem);
-    } else {
-        r = cuda_ipc_place_fail(place, err, vmm_cannot_describe, "cuMemRetainAllocationHandle",
-                                code);
-    }
-    cuda_ipc_place_leave(place, &stay);
     return r;
 }
 

@@ -22,13 +22,6 @@ int cuda_ipc_vmm_check(const struct cuda_ipc_place *place, struct kvl_err *err);
 int cuda_ipc_vmm_create(const struct cuda_ipc_place *place, uint64_t bytes, cuda_ptr *base_out,
                         uint64_t *bytes_out, int *fd_out, struct kvl_err *err);
 
-/**
- * Descriptor for memory that this process mapped.
- * @param base  of the mapping
- */
-int cuda_ipc_vmm_describe(const struct cuda_ipc_place *place, cuda_ptr base, int *fd_out,
-                          struct kvl_err *err);
-
 /** Maps `count` segments of another process one behind the other. See cuda_ipc_segment_fn. */
 int cuda_ipc_vmm_import(const struct cuda_ipc_place *place, uint32_t count, uint64_t segment_bytes,
                         cuda_ipc_segment_fn fetch, void *ctx, cuda_ptr *base_out,

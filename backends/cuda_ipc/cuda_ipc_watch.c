@@ -60,6 +60,10 @@ void cuda_ipc_mover_stats(struct cuda_ipc_mover *mover, struct cuda_ipc_counts *
     counts->calls += atomic_load(&mover->calls);
     counts->launches += atomic_load(&mover->launches);
     counts->batches += atomic_load(&mover->batches);
+    if (counts->crossover == 0 || mover->figures.crossover < counts->crossover) {
+        counts->crossover = mover->figures.crossover;
+        counts->stage_below = mover->figures.stage_below;
+    }
     (void)pthread_mutex_lock(&mover->lock);
     counts->in_flight += mover->count;
     (void)pthread_mutex_unlock(&mover->lock);

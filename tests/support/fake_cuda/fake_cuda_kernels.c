@@ -71,16 +71,17 @@ KERNELS(8)
 KERNELS(4)
 KERNELS(1)
 
-#define ROW(prefix, entry, width, args)                                                            \
+#define ROW(prefix, entry, width, bytes)                                                           \
     {                                                                                              \
         .name = prefix #width, .run = kernel_##entry##_##width, .param_count = 1, .param_bytes = { \
-            sizeof(struct args)                                                                    \
+            (bytes)                                                                                \
         }                                                                                          \
     }
+#define PAGED_BYTES sizeof(struct cuda_ipc_paged_args)
 #define ROWS(width)                                                                                \
-    ROW(CUDA_IPC_KERNEL_GATHER, gather, width, cuda_ipc_paged_args),                               \
-        ROW(CUDA_IPC_KERNEL_SCATTER, scatter, width, cuda_ipc_paged_args),                         \
-        ROW(CUDA_IPC_KERNEL_RUNS, runs, width, cuda_ipc_runs_args)
+    ROW(CUDA_IPC_KERNEL_GATHER, gather, width, PAGED_BYTES),                                       \
+        ROW(CUDA_IPC_KERNEL_SCATTER, scatter, width, PAGED_BYTES),                                 \
+        ROW(CUDA_IPC_KERNEL_RUNS, runs, width, sizeof(struct cuda_ipc_runs_args))
 
 /* fake_cuda_fill(ptr, bytes, value) */
 static cuda_result kernel_fill(struct fake_cuda_launch *launch)

@@ -14,6 +14,7 @@
 #include <time.h>
 
 #include "cuda_ipc_event.h"
+#include "ring_rig.h"
 #include "share_rig.h"
 
 #define BYTES 65536u
@@ -88,7 +89,7 @@ static int writer_run(int fd)
 {
     struct cuda_ipc_export *export = NULL;
     struct cuda_ipc_event_handle handle;
-    struct cuda_ipc_ring *ring;
+    struct ring_rig *ring;
     struct fixture f;
     cuda_event event;
     void *first;
@@ -99,11 +100,11 @@ static int writer_run(int fd)
     second = pinned(&f, 0x72);
     CUDA_RIG_CHECK(cuda_ipc_export_create(&f.place, BYTES, CUDA_IPC_EXPORT_LEGACY, &export, NULL) ==
                    0);
-    CUDA_RIG_CHECK(cuda_ipc_ring_create(&f.place, &ring, NULL) == 0);
+    CUDA_RIG_CHECK(ring_rig_create(&f.place, &ring, NULL) == 0);
     f.rig.control->hold(f.stream);
     CUDA_RIG_CHECK(f.rig.api.memcpy_htod_async(cuda_ipc_export_base(export), first, BYTES,
                                                f.stream) == CUDA_OK);
-    CUDA_RIG_CHECK(cuda_ipc_ring_record(ring, f.stream, &handle, NULL) == 0);
+    CUDA_RIG_CHECK(ring_rig_record(ring, f.stream, &handle, NULL) == 0);
     share_send(fd, cuda_ipc_export_share(export), -1);
     cuda_rig_send(fd, &handle, sizeof(handle));
 
@@ -121,7 +122,7 @@ static int writer_run(int fd)
     cuda_rig_step(fd);
     cuda_rig_await(fd);
     CUDA_RIG_CHECK(share_is_filled(&f.rig, cuda_ipc_export_base(export), BYTES, 0x72));
-    cuda_ipc_ring_destroy(ring);
+    ring_rig_destroy(ring);
     cuda_ipc_export_destroy(export);
     CUDA_RIG_CHECK(f.rig.api.mem_free_host(first) == CUDA_OK);
     CUDA_RIG_CHECK(f.rig.api.mem_free_host(second) == CUDA_OK);
@@ -136,7 +137,7 @@ static void test_reads_between_two_writes(void **state)
     struct cuda_ipc_event_handle handle;
     struct cuda_ipc_ref ref = {.base = 0};
     struct cuda_ipc_map *map = NULL;
-    struct cuda_ipc_ring *ring = NULL;
+    struct ring_rig *ring = NULL;
     struct cuda_rig_peer writer;
     struct share_made made;
     cuda_event event = NULL;
@@ -144,7 +145,7 @@ static void test_reads_between_two_writes(void **state)
 
     cuda_rig_start(&writer, WRITER);
     assert_int_equal(cuda_ipc_map_open(&f->rig.api, 0, 0, &map, NULL), 0);
-    assert_int_equal(cuda_ipc_ring_create(&f->place, &ring, &f->err), 0);
+    assert_int_equal(ring_rig_create(&f->place, &ring, &f->err), 0);
     share_recv(writer.fd, &made);
     cuda_rig_recv(writer.fd, &handle, sizeof(handle));
     assert_int_equal(cuda_ipc_map_acquire(map, &f->place, &made.share, -1, &ref, &f->err), 0);
@@ -157,7 +158,7 @@ static void test_reads_between_two_writes(void **state)
     assert_int_equal(f->rig.api.memcpy_dtoh_async(copy, ref.base, BYTES, f->stream), CUDA_OK);
 
     /* and the second write for our read, which has not begun */
-    assert_int_equal(cuda_ipc_ring_record(ring, f->stream, &handle, &f->err), 0);
+    assert_int_equal(ring_rig_record(ring, f->stream, &handle, &f->err), 0);
     cuda_rig_step(writer.fd);
     cuda_rig_send(writer.fd, &handle, sizeof(handle));
     cuda_rig_await(writer.fd);
@@ -173,7 +174,7 @@ static void test_reads_between_two_writes(void **state)
     cuda_ipc_map_close(map);
     cuda_rig_step(writer.fd);
     cuda_rig_end(&writer);
-    cuda_ipc_ring_destroy(ring);
+    ring_rig_destroy(ring);
     assert_int_equal(f->rig.api.mem_free_host(copy), CUDA_OK);
 }
 
@@ -185,26 +186,26 @@ static int keeper_run(int fd)
     struct cuda_ipc_event_handle first = {.bytes = {0}};
     struct cuda_ipc_event_handle last = {.bytes = {0}};
     struct fake_cuda_live live;
-    struct cuda_ipc_ring *ring;
+    struct ring_rig *ring;
     struct fixture f;
     uint32_t count;
 
     fixture_open(&f);
-    CUDA_RIG_CHECK(cuda_ipc_ring_create(&f.place, &ring, NULL) == 0);
+    CUDA_RIG_CHECK(ring_rig_create(&f.place, &ring, NULL) == 0);
     cuda_rig_recv(fd, &count, sizeof(count));
     f.rig.control->hold(f.stream);
     for (uint32_t i = 0; i < count; i++) {
-        CUDA_RIG_CHECK(cuda_ipc_ring_record(ring, f.stream, i == 0 ? &first : &last, NULL) == 0);
+        CUDA_RIG_CHECK(ring_rig_record(ring, f.stream, i == 0 ? &first : &last, NULL) == 0);
     }
     f.rig.control->live(&live);
-    CUDA_RIG_CHECK(live.events <= CUDA_IPC_RING_EVENTS);
+    CUDA_RIG_CHECK(live.events <= RING_RIG_EVENTS);
     cuda_rig_send(fd, &first, sizeof(first));
     cuda_rig_send(fd, &last, sizeof(last));
     cuda_rig_await(fd);
     f.rig.control->release(f.stream);
     cuda_rig_await(fd);
     CUDA_RIG_CHECK(f.rig.api.stream_synchronize(f.stream) == CUDA_OK);
-    cuda_ipc_ring_destroy(ring);
+    ring_rig_destroy(ring);
     cuda_rig_step(fd);
     cuda_rig_await(fd);
     fixture_close(&f);
@@ -229,7 +230,7 @@ static void test_exported_events_stay(void **state)
     struct cuda_rig_peer keeper;
     cuda_event event = NULL;
 
-    keeper_start(&keeper, CUDA_IPC_RING_EVENTS, &first, &last);
+    keeper_start(&keeper, RING_RIG_EVENTS, &first, &last);
     assert_memory_not_equal(&first, &last, sizeof(first));
     assert_int_equal(cuda_ipc_event_open(&f->place, &first, &event, &f->err), 0);
 
@@ -243,22 +244,6 @@ static void test_exported_events_stay(void **state)
     cuda_rig_await(keeper.fd);
     assert_int_equal(cuda_ipc_event_open(&f->place, &first, &event, &f->err), -EINVAL);
     assert_non_null(strstr(f->err.text, "cuIpcOpenEventHandle"));
-    cuda_rig_step(keeper.fd);
-    cuda_rig_end(&keeper);
-}
-
-static void test_ring_takes_its_oldest_again(void **state)
-{
-    struct cuda_ipc_event_handle first;
-    struct cuda_ipc_event_handle last;
-    struct cuda_rig_peer keeper;
-
-    (void)state;
-    keeper_start(&keeper, CUDA_IPC_RING_EVENTS + 1, &first, &last);
-    assert_memory_equal(&first, &last, sizeof(first));
-    cuda_rig_step(keeper.fd);
-    cuda_rig_step(keeper.fd);
-    cuda_rig_await(keeper.fd);
     cuda_rig_step(keeper.fd);
     cuda_rig_end(&keeper);
 }
@@ -281,33 +266,6 @@ static void test_exporter_killed_before_its_event(void **state)
 }
 
 /* ---- failures ---- */
-
-static void test_calls_may_fail(void **state)
-{
-    static const struct {
-        const char *rule;
-        int error;
-        const char *call;
-    } cases[] = {
-        {"cuEventCreate=2:1", -ENOMEM, "cuEventCreate"},
-        {"cuIpcGetEventHandle=801:1", -ENOTSUP, "cuIpcGetEventHandle"},
-        {"cuEventRecord=700:1", -EIO, "cuEventRecord"},
-        {"cuCtxPushCurrent=709:1", -EIO, "cuCtxPushCurrent"},
-    };
-    struct fixture *f = *state;
-    struct cuda_ipc_event_handle handle;
-    struct cuda_ipc_ring *ring = NULL;
-
-    assert_int_equal(cuda_ipc_ring_create(&f->place, &ring, &f->err), 0);
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        f->rig.control->fail_calls(cases[i].rule);
-        assert_int_equal(cuda_ipc_ring_record(ring, f->stream, &handle, &f->err), cases[i].error);
-        assert_non_null(strstr(f->err.text, cases[i].call));
-    }
-    f->rig.control->fail_calls(NULL);
-    assert_int_equal(cuda_ipc_ring_record(ring, f->stream, &handle, &f->err), 0);
-    cuda_ipc_ring_destroy(ring);
-}
 
 static void test_open_and_wait_may_fail(void **state)
 {
@@ -338,9 +296,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_reads_between_two_writes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_exported_events_stay, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_ring_takes_its_oldest_again, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_exporter_killed_before_its_event, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_calls_may_fail, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_open_and_wait_may_fail, set_up, tear_down),
     };
 

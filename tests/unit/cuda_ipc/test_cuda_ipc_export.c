@@ -172,148 +172,6 @@ static void test_every_call_may_fail(void **state)
     }
 }
 
-/* ---- memory of the engine ---- */
-
-static void test_wrap_tells_the_whole_allocation(void **state)
-{
-    struct fixture *f = *state;
-    struct cuda_ipc_export *export = NULL;
-    uint64_t offset = 0;
-    cuda_ptr ptr;
-
-    assert_int_equal(f->rig.api.mem_alloc(&ptr, MIB), CUDA_OK);
-    assert_int_equal(cuda_ipc_export_wrap(&f->place, ptr + 4096, 8192, &export, &offset, &f->err),
-                     0);
-    assert_int_equal(offset, 4096);
-    assert_true(cuda_ipc_export_base(export) == ptr);
-    assert_int_equal(cuda_ipc_export_bytes(export), MIB);
-    assert_int_equal(cuda_ipc_export_share(export)->type, CUDA_IPC_SHARE_LEGACY);
-    assert_int_equal(cuda_ipc_export_check(export), 0);
-
-    /* the address may be given again, but what is there is another buffer */
-    assert_int_equal(f->rig.api.mem_free(ptr), CUDA_OK);
-    assert_int_equal(cuda_ipc_export_check(export), -ESTALE);
-    assert_int_equal(f->rig.api.mem_alloc(&ptr, MIB), CUDA_OK);
-    assert_int_equal(cuda_ipc_export_check(export), -ESTALE);
-    cuda_ipc_export_destroy(export);
-    assert_int_equal(f->rig.api.mem_free(ptr), CUDA_OK);
-}
-
-static void test_wrap_refuses_what_is_not_there(void **state)
-{
-    struct fixture *f = *state;
-    struct cuda_ipc_export *export = NULL;
-    uint64_t offset = 7;
-    char plain[64];
-    cuda_ptr ptr;
-
-    assert_int_equal(f->rig.api.mem_alloc(&ptr, MIB), CUDA_OK);
-    assert_int_equal(cuda_ipc_export_wrap(&f->place, ptr, MIB + 1, &export, &offset, &f->err),
-                     -EINVAL);
-    assert_int_equal(cuda_ipc_export_wrap(&f->place, ptr + 1, MIB, &export, &offset, &f->err),
-                     -EINVAL);
-    assert_int_equal(cuda_ipc_export_wrap(&f->place, ptr, UINT64_MAX, &export, &offset, &f->err),
-                     -EINVAL);
-    assert_int_equal(
-        cuda_ipc_export_wrap(&f->place, (cuda_ptr)(uintptr_t)plain, 1, &export, &offset, &f->err),
-        -EINVAL);
-    assert_null(export);
-    assert_int_equal(offset, 7);
-    assert_int_equal(f->rig.api.mem_free(ptr), CUDA_OK);
-}
-
-/** Virtual memory as an expandable allocator makes it: `count` segments in a row. */
-static cuda_ptr expand(struct fixture *f, uint32_t count, unsigned int types)
-{
-    const struct cuda_mem_prop prop = {
-        .type = CUDA_MEM_PINNED,
-        .handle_types = types,
-        .location = {.type = CUDA_LOCATION_DEVICE, .id = f->place.device},
-    };
-    const struct cuda_access access = {
-        .location = {.type = CUDA_LOCATION_DEVICE, .id = f->place.device},
-        .flags = CUDA_ACCESS_READ_WRITE,
-    };
-    cuda_ptr base = 0;
-
-    assert_int_equal(f->rig.api.mem_address_reserve(&base, (size_t)count * SEGMENT, 0, 0, 0),
-                     CUDA_OK);
-    for (uint32_t i = 0; i < count; i++) {
-        cuda_mem mem = 0;
-
-        assert_int_equal(f->rig.api.mem_create(&mem, SEGMENT, &prop, 0), CUDA_OK);
-        assert_int_equal(f->rig.api.mem_map(base + i * SEGMENT, SEGMENT, 0, mem, 0), CUDA_OK);
-        assert_int_equal(f->rig.api.mem_release(mem), CUDA_OK);
-    }
-    assert_int_equal(f->rig.api.mem_set_access(base, (size_t)count * SEGMENT, &access, 1), CUDA_OK);
-    return base;
-}
-
-static void shrink(struct fixture *f, cuda_ptr base, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        assert_int_equal(f->rig.api.mem_unmap(base + i * SEGMENT, SEGMENT), CUDA_OK);
-    }
-    assert_int_equal(f->rig.api.mem_address_free(base, (size_t)count * SEGMENT), CUDA_OK);
-}
-
-static void test_wrap_takes_virtual_memory_with_descriptors(void **state)
-{
-    struct fixture *f = *state;
-    cuda_ptr base = expand(f, 2, CUDA_HANDLE_FD);
-    struct cuda_ipc_export *export = NULL;
-    uint64_t offset = 0;
-
-    assert_int_equal(
-        cuda_ipc_export_wrap(&f->place, base + SEGMENT + 256, 512, &export, &offset, &f->err), 0);
-    assert_int_equal(cuda_ipc_export_share(export)->type, CUDA_IPC_SHARE_FD);
-    assert_true(cuda_ipc_export_base(export) == base + SEGMENT);
-    assert_int_equal(offset, 256);
-    assert_true(cuda_ipc_export_fd(export) >= 0);
-    cuda_ipc_export_destroy(export);
-    shrink(f, base, 2);
-}
-
-static void test_wrap_names_expandable_segments(void **state)
-{
-    struct fixture *f = *state;
-    cuda_ptr sealed = expand(f, 1, CUDA_HANDLE_NONE);
-    cuda_ptr open = expand(f, 2, CUDA_HANDLE_FD);
-    struct cuda_ipc_export *export = NULL;
-    uint64_t offset;
-
-    assert_int_equal(cuda_ipc_export_wrap(&f->place, sealed, 64, &export, &offset, &f->err),
-                     -ENOTSUP);
-    assert_non_null(strstr(f->err.text, "expandable_segments:True"));
-    assert_int_equal(cuda_ipc_export_wrap(&f->place, open, SEGMENT + 1, &export, &offset, &f->err),
-                     -ENOTSUP);
-    assert_non_null(strstr(f->err.text, "expandable_segments:True"));
-    assert_null(export);
-    shrink(f, sealed, 1);
-    shrink(f, open, 2);
-}
-
-static void test_wrap_calls_may_fail(void **state)
-{
-    static const char *const calls[] = {"cuMemRetainAllocationHandle",
-                                        "cuMemExportToShareableHandle", "cuMemGetAddressRange"};
-    struct fixture *f = *state;
-    cuda_ptr base = expand(f, 1, CUDA_HANDLE_FD);
-
-    for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
-        struct cuda_ipc_export *export = NULL;
-        uint64_t offset;
-        char rule[64];
-
-        snprintf(rule, sizeof(rule), "%s=999:1", calls[i]);
-        f->rig.control->fail_calls(rule);
-        assert_int_equal(cuda_ipc_export_wrap(&f->place, base, 64, &export, &offset, &f->err),
-                         -EIO);
-        assert_non_null(strstr(f->err.text, calls[i]));
-    }
-    shrink(f, base, 1);
-}
-
 /* ---- the list ---- */
 
 static void test_borrow_wants_the_whole_record(void **state)
@@ -350,7 +208,6 @@ static void test_context_of_the_thread_stays(void **state)
     export = create(f, CUDA_IPC_EXPORT_FD);
     cuda_ipc_export_destroy(export);
     export = create(f, CUDA_IPC_EXPORT_LEGACY);
-    assert_int_equal(cuda_ipc_export_check(export), 0);
     cuda_ipc_export_destroy(export);
     assert_int_equal(f->rig.api.ctx_get_current(&context), CUDA_OK);
     assert_null(context);
@@ -365,12 +222,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_no_way_names_every_cause, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_full_device_is_not_tried_again, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_every_call_may_fail, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_wrap_tells_the_whole_allocation, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_wrap_refuses_what_is_not_there, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_wrap_takes_virtual_memory_with_descriptors, set_up,
-                                        tear_down),
-        cmocka_unit_test_setup_teardown(test_wrap_names_expandable_segments, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_wrap_calls_may_fail, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_borrow_wants_the_whole_record, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_context_of_the_thread_stays, set_up, tear_down),
     };

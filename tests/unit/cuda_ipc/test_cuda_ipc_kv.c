@@ -170,6 +170,26 @@ static void test_a_cache_may_lie_in_mappings_side_by_side(void **state)
     copy_rig_close(rig);
 }
 
+static void test_memory_whose_extent_is_not_told_is_taken_when_known(void **state)
+{
+    struct copy_rig *rig = copy_rig_open("13000", &plain, 0);
+    struct kvl_err err = {.size = sizeof(err)};
+    struct cache cache;
+    uint64_t number;
+
+    (void)state;
+    assert_int_equal(rig->cuda.control->fail_calls("cuMemGetAddressRange=1"), 0);
+    cache_make(&cache, rig->device_memory[0]);
+    assert_int_equal(cuda_ipc_kvs_add(&rig->kvs, &rig->devices, &cache.kv, &number, &err), 0);
+    assert_int_equal(cuda_ipc_kvs_remove(&rig->kvs, number), 0);
+    cache.bases[2] = (uint64_t)(uintptr_t)rig->host_memory[0];
+    expect_refused(rig, &cache, -EINVAL, "base 2");
+    cache.bases[2] = 1ull << 54;
+    expect_refused(rig, &cache, -EINVAL, "base 2");
+    assert_int_equal(rig->cuda.control->fail_calls(NULL), 0);
+    copy_rig_close(rig);
+}
+
 static void test_a_failed_upload_leaves_nothing(void **state)
 {
     static const char *const rules[] = {"cuMemAlloc=2:1", "cuMemcpyHtoDAsync=1:1",
@@ -303,6 +323,7 @@ int main(void)
         cmocka_unit_test(test_the_bases_are_there_for_the_device),
         cmocka_unit_test(test_numbers_are_not_used_again),
         cmocka_unit_test(test_a_cache_may_lie_in_mappings_side_by_side),
+        cmocka_unit_test(test_memory_whose_extent_is_not_told_is_taken_when_known),
         cmocka_unit_test(test_a_failed_upload_leaves_nothing),
         cmocka_unit_test(test_devices_are_found_by_uuid),
         cmocka_unit_test(test_the_engines_context_comes_back),

@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 #include "cuda_ipc_counter.h"
-#include "cuda_ipc_event.h"
 #include "ipc.h"
+#include "ring_rig.h"
 
 #define HANDLE_MAX (26u + 64u * TORCH_SEGMENTS)
 #define FIRST_SLOT 7u
@@ -21,7 +21,7 @@ struct producer {
     struct torch_order order;
     struct cuda_rig rig;
     struct cuda_ipc_place place;
-    struct cuda_ipc_ring *ring;
+    struct ring_rig *ring;
     cuda_stream stream;
     cuda_ptr base;
     int fds[TORCH_SEGMENTS];
@@ -115,7 +115,7 @@ static void producer_write(struct producer *p)
                                                   (char *)p->filled[i] + at, PAGE,
                                                   p->stream) == CUDA_OK);
         }
-        CUDA_RIG_CHECK(cuda_ipc_ring_record(p->ring, p->stream, &p->events[i], NULL) == 0);
+        CUDA_RIG_CHECK(ring_rig_record(p->ring, p->stream, &p->events[i], NULL) == 0);
     }
 }
 
@@ -274,7 +274,7 @@ static void producer_open(struct producer *p)
     producer_name_device(p);
     CUDA_RIG_CHECK(
         p->rig.api.stream_create_with_priority(&p->stream, CUDA_STREAM_NON_BLOCKING, 0) == CUDA_OK);
-    CUDA_RIG_CHECK(cuda_ipc_ring_create(&p->place, &p->ring, NULL) == 0);
+    CUDA_RIG_CHECK(ring_rig_create(&p->place, &p->ring, NULL) == 0);
     producer_alloc(p);
     if (p->order.is_held) {
         p->rig.control->hold(p->stream);
@@ -291,7 +291,7 @@ static void producer_close(struct producer *p)
     const struct cuda_ipc_api *api = &p->rig.api;
 
     CUDA_RIG_CHECK(api->stream_synchronize(p->stream) == CUDA_OK);
-    cuda_ipc_ring_destroy(p->ring);
+    ring_rig_destroy(p->ring);
     CUDA_RIG_CHECK(api->stream_destroy(p->stream) == CUDA_OK);
     for (uint32_t i = 0; i < p->order.layers; i++) {
         CUDA_RIG_CHECK(api->mem_free_host(p->filled[i]) == CUDA_OK);

@@ -6,52 +6,52 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine_rig.h"
+#include "cuda_engine_rig.h"
 
 static struct cuda_rig cuda;
 
 static void test_save_and_load_by_blocks(void **state)
 {
-    struct engine_rig rig;
+    struct cuda_engine_rig rig;
 
     (void)state;
-    engine_init(&rig, &cuda, NULL);
-    engine_start(&rig);
-    engine_save(&rig, "k", 5, 100);
-    assert_int_equal(engine_has(&rig, "k4"), 1);
-    assert_int_equal(engine_has(&rig, "k5"), 0);
-    assert_int_equal(engine_load(&rig, "k", 5, 100), 0);
+    cuda_engine_init(&rig, &cuda, NULL);
+    cuda_engine_start(&rig);
+    cuda_engine_save(&rig, "k", 5, 100);
+    assert_int_equal(cuda_engine_has(&rig, "k4"), 1);
+    assert_int_equal(cuda_engine_has(&rig, "k5"), 0);
+    assert_int_equal(cuda_engine_load(&rig, "k", 5, 100), 0);
     assert_int_equal(fake_host_holds(rig.fake, "k3"), 1);
-    assert_int_equal(engine_stat(&rig, "writes"), 5);
-    assert_int_equal(engine_stat(&rig, "read_own"), 5);
-    assert_int_equal(engine_stat(&rig, "read_bytes"), 5 * ENGINE_CHUNK_BYTES);
-    assert_int_equal(engine_stat(&rig, "pool_chunks"), 5);
-    assert_int_equal(engine_health(&rig).state, KVL_HEALTH_OK);
+    assert_int_equal(cuda_engine_stat(&rig, "writes"), 5);
+    assert_int_equal(cuda_engine_stat(&rig, "read_own"), 5);
+    assert_int_equal(cuda_engine_stat(&rig, "read_bytes"), 5 * ENGINE_CHUNK_BYTES);
+    assert_int_equal(cuda_engine_stat(&rig, "pool_chunks"), 5);
+    assert_int_equal(cuda_engine_health(&rig).state, KVL_HEALTH_OK);
     assert_string_equal(rig.errors, "");
     assert_string_equal(rig.warnings, "");
-    engine_fini(&rig);
+    cuda_engine_fini(&rig);
 }
 
 static void test_a_batch_with_holes(void **state)
 {
     struct fake_result *result = malloc(sizeof(*result));
-    struct engine_rig rig;
+    struct cuda_engine_rig rig;
 
     (void)state;
-    engine_init(&rig, &cuda, NULL);
-    engine_start(&rig);
-    engine_save(&rig, "k", 5, 100);
-    assert_int_equal(engine_batch(&rig, rig.ops->remove, "k", 2, 0, result), 0);
-    assert_int_equal(engine_batch(&rig, rig.ops->remove, "k", 2, 0, result), -ENOENT);
+    cuda_engine_init(&rig, &cuda, NULL);
+    cuda_engine_start(&rig);
+    cuda_engine_save(&rig, "k", 5, 100);
+    assert_int_equal(cuda_engine_batch(&rig, rig.ops->remove, "k", 2, 0, result), 0);
+    assert_int_equal(cuda_engine_batch(&rig, rig.ops->remove, "k", 2, 0, result), -ENOENT);
     assert_int_equal(fake_host_holds(rig.fake, "k1"), 0);
-    assert_int_equal(engine_batch(&rig, rig.ops->read, "k", 5, 40, result), -ENOENT);
+    assert_int_equal(cuda_engine_batch(&rig, rig.ops->read, "k", 5, 40, result), -ENOENT);
     for (uint32_t i = 0; i < 5; i++) {
         assert_int_equal(result->items[i], i < 2 ? -ENOENT : 0);
-        assert_int_equal(engine_holds(&rig, 40 + i * ENGINE_CHUNK_BLOCKS, 100 + i), i >= 2);
+        assert_int_equal(cuda_engine_holds(&rig, 40 + i * ENGINE_CHUNK_BLOCKS, 100 + i), i >= 2);
     }
     assert_int_equal(result->bytes, 3 * ENGINE_CHUNK_BYTES);
     free(result);
-    engine_fini(&rig);
+    cuda_engine_fini(&rig);
 }
 
 static void test_gather_and_scatter(void **state)
@@ -71,21 +71,21 @@ static void test_gather_and_scatter(void **state)
         .block_first = first,
     };
     struct fake_result *result = malloc(sizeof(*result));
-    struct engine_rig rig;
+    struct cuda_engine_rig rig;
     uint64_t cookie;
     uint32_t layers;
 
     (void)state;
-    engine_init(&rig, &cuda, NULL);
+    cuda_engine_init(&rig, &cuda, NULL);
     fake_host_set_range(rig.fake, memory, 3 * 16384);
-    engine_start(&rig);
+    cuda_engine_start(&rig);
     batch.kv = rig.kv;
     memset(chunks, 0, sizeof(chunks));
     for (uint32_t i = 0; i < 3; i++) {
         chunks[i] = (struct kvl_chunk){.key = kvl_key_from_text("x"), .bytes = ENGINE_CHUNK_BYTES};
         to[i] = memory + (size_t)i * 16384;
         from[i] = to[i];
-        engine_fill(&rig, i * ENGINE_CHUNK_BLOCKS, 7 + i);
+        cuda_engine_fill(&rig, i * ENGINE_CHUNK_BLOCKS, 7 + i);
     }
     for (uint32_t i = 0; i < 12; i++) {
         blocks[i] = i;
@@ -99,7 +99,7 @@ static void test_gather_and_scatter(void **state)
         const uint64_t chunk = i / ENGINE_CHUNK_BYTES;
 
         assert_int_equal(memory[chunk * 16384 + i % ENGINE_CHUNK_BYTES],
-                         engine_byte((uint32_t)(7 + chunk), i % ENGINE_CHUNK_BYTES));
+                         cuda_engine_byte((uint32_t)(7 + chunk), i % ENGINE_CHUNK_BYTES));
     }
     for (uint32_t i = 0; i < 12; i++) {
         blocks[i] = 63 - i / 4 * 4 - (3 - i % 4);
@@ -109,14 +109,14 @@ static void test_gather_and_scatter(void **state)
     assert_int_equal(fake_host_wait(rig.fake, batch.cookie, result), 0);
     assert_int_equal(result->status, 0);
     for (uint32_t i = 0; i < 3; i++) {
-        assert_true(engine_holds(&rig, 60 - i * 4, 7 + i));
+        assert_true(cuda_engine_holds(&rig, 60 - i * 4, 7 + i));
     }
     if (fake_host_progress(rig.fake, &cookie, &layers) > 0) {
         assert_int_equal(cookie, batch.cookie);
         assert_true(layers <= ENGINE_LAYERS);
     }
-    assert_int_equal(engine_stat(&rig, "gathers"), 3);
-    assert_int_equal(engine_stat(&rig, "scatter_bytes"), 3 * ENGINE_CHUNK_BYTES);
+    assert_int_equal(cuda_engine_stat(&rig, "gathers"), 3);
+    assert_int_equal(cuda_engine_stat(&rig, "scatter_bytes"), 3 * ENGINE_CHUNK_BYTES);
 
     batch.cookie = ++rig.cookie;
     blocks[5] = ENGINE_BLOCKS; /* one too far: nothing is queued */
@@ -124,7 +124,7 @@ static void test_gather_and_scatter(void **state)
     batch.kv = rig.kv + 1;
     assert_int_equal(rig.ops->gather(rig.self, &batch, to), -EINVAL);
     assert_int_equal(fake_host_completions(rig.fake, batch.cookie), 0);
-    engine_fini(&rig);
+    cuda_engine_fini(&rig);
     free(result);
     free(memory);
 }
@@ -148,14 +148,14 @@ static void test_host_memory(void **state)
     struct fake_result *result = malloc(sizeof(*result));
     const uint8_t *target;
     struct kvl_chunk found;
-    struct engine_rig rig;
+    struct cuda_engine_rig rig;
 
     (void)state;
     for (size_t i = 0; i < sizeof(from); i++) {
-        from[i] = engine_byte(1, i);
+        from[i] = cuda_engine_byte(1, i);
     }
-    engine_init(&rig, &cuda, NULL);
-    engine_start(&rig);
+    cuda_engine_init(&rig, &cuda, NULL);
+    cuda_engine_start(&rig);
     chunk.flags = KVL_CHUNK_HAS_CHECKSUM;
     chunk.checksum = 77;
     batch.cookie = ++rig.cookie;
@@ -210,7 +210,7 @@ static void test_host_memory(void **state)
     assert_int_equal(rig.ops->read(rig.self, &batch), 0);
     assert_int_equal(fake_host_wait(rig.fake, batch.cookie, result), 0);
     assert_int_equal(result->status, -EBADMSG);
-    engine_fini(&rig);
+    cuda_engine_fini(&rig);
     free(result);
 }
 
@@ -227,13 +227,13 @@ static void test_runs_of_device_memory(void **state)
                               .sg_first = first};
     struct fake_result *result = malloc(sizeof(*result));
     uint8_t bytes[2048];
-    struct engine_rig rig;
+    struct cuda_engine_rig rig;
 
     (void)state;
-    engine_init(&rig, &cuda, NULL);
-    engine_start(&rig);
+    cuda_engine_init(&rig, &cuda, NULL);
+    cuda_engine_start(&rig);
     for (size_t i = 0; i < sizeof(bytes); i++) {
-        bytes[i] = engine_byte(3, i);
+        bytes[i] = cuda_engine_byte(3, i);
     }
     assert_int_equal(cuda.control->poke(rig.cache, bytes, sizeof(bytes)), 0);
     sg.addr = rig.cache;
@@ -250,7 +250,7 @@ static void test_runs_of_device_memory(void **state)
     assert_int_equal(result->status, 0);
     assert_int_equal(cuda.control->peek(bytes, rig.cache + 4096, 1024), 0);
     for (uint32_t i = 0; i < 1024; i++) {
-        assert_int_equal(bytes[i], engine_byte(3, i / 64 * 128 + i % 64));
+        assert_int_equal(bytes[i], cuda_engine_byte(3, i / 64 * 128 + i % 64));
     }
     sg.device = 7;
     batch.cookie = ++rig.cookie;
@@ -258,66 +258,66 @@ static void test_runs_of_device_memory(void **state)
     sg.device = 0;
     sg.mem = 9;
     assert_int_equal(rig.ops->read(rig.self, &batch), -ENOTSUP);
-    engine_fini(&rig);
+    cuda_engine_fini(&rig);
     free(result);
 }
 
 static void test_the_oldest_goes_when_the_pool_is_full(void **state)
 {
     static const char *const pairs[] = {"pool", "2097152", NULL};
-    struct engine_rig rig;
+    struct cuda_engine_rig rig;
     uint32_t seed = 0;
 
     (void)state;
-    engine_init(&rig, &cuda, pairs);
-    engine_start(&rig);
-    while (engine_stat(&rig, "pool_evicted") == 0) {
+    cuda_engine_init(&rig, &cuda, pairs);
+    cuda_engine_start(&rig);
+    while (cuda_engine_stat(&rig, "pool_evicted") == 0) {
         char prefix[16];
 
         (void)snprintf(prefix, sizeof(prefix), "r%u-", seed);
-        engine_save(&rig, prefix, 8, seed * 8);
+        cuda_engine_save(&rig, prefix, 8, seed * 8);
         seed++;
     }
-    assert_int_equal(engine_has(&rig, "r0-7"), 0); /* last to first: the head goes last */
+    assert_int_equal(cuda_engine_has(&rig, "r0-7"), 0); /* last to first: the head goes last */
     assert_int_equal(fake_host_holds(rig.fake, "r0-7"), 0);
-    assert_int_equal(engine_load(&rig, "r5-", 8, 40), 0);
-    engine_fini(&rig);
+    assert_int_equal(cuda_engine_load(&rig, "r5-", 8, 40), 0);
+    cuda_engine_fini(&rig);
 }
 
 static void test_two_instances_in_one_process(void **state)
 {
-    struct engine_rig a;
-    struct engine_rig b;
+    struct cuda_engine_rig a;
+    struct cuda_engine_rig b;
 
     (void)state;
-    engine_init(&a, &cuda, NULL);
-    engine_init(&b, &cuda, NULL);
-    engine_start(&a);
-    engine_start(&b);
-    engine_meet(&b, &a);
-    engine_await_links(&b, 1);
-    engine_save(&a, "k", 6, 50);
-    assert_int_equal(engine_has(&b, "k5"), 1);
-    assert_int_equal(engine_load(&b, "k", 6, 50), 0);
-    assert_int_equal(engine_stat(&b, "read_peer"), 6);
-    assert_int_equal(engine_stat(&b, "lookup_peer"), 1);
-    assert_int_equal(engine_stat(&b, "import_failures"), 0);
-    assert_int_equal(engine_load(&b, "nobody", 2, 0), -ENOENT);
-    engine_fini(&b);
+    cuda_engine_init(&a, &cuda, NULL);
+    cuda_engine_init(&b, &cuda, NULL);
+    cuda_engine_start(&a);
+    cuda_engine_start(&b);
+    cuda_engine_meet(&b, &a);
+    cuda_engine_await_links(&b, 1);
+    cuda_engine_save(&a, "k", 6, 50);
+    assert_int_equal(cuda_engine_has(&b, "k5"), 1);
+    assert_int_equal(cuda_engine_load(&b, "k", 6, 50), 0);
+    assert_int_equal(cuda_engine_stat(&b, "read_peer"), 6);
+    assert_int_equal(cuda_engine_stat(&b, "lookup_peer"), 1);
+    assert_int_equal(cuda_engine_stat(&b, "import_failures"), 0);
+    assert_int_equal(cuda_engine_load(&b, "nobody", 2, 0), -ENOENT);
+    cuda_engine_fini(&b);
     assert_string_equal(a.errors, "");
-    engine_fini(&a);
+    cuda_engine_fini(&a);
 }
 
 static void test_who_is_no_peer(void **state)
 {
     uint8_t bytes[KVL_OFFER_MAX];
     struct kvl_offer offer = {.size = sizeof(offer), .bytes = bytes};
-    struct engine_rig rig;
+    struct cuda_engine_rig rig;
 
     (void)state;
-    engine_init(&rig, &cuda, NULL);
-    engine_start(&rig);
-    engine_meet(&rig, &rig); /* ourselves */
+    cuda_engine_init(&rig, &cuda, NULL);
+    cuda_engine_start(&rig);
+    cuda_engine_meet(&rig, &rig); /* ourselves */
     offer.length = fake_host_offer(rig.fake, bytes);
     assert_true(offer.length > 0);
     bytes[8] ^= 1; /* another machine */
@@ -327,33 +327,33 @@ static void test_who_is_no_peer(void **state)
     rig.ops->connect(rig.self, &offer);
     offer.length = 0;
     rig.ops->connect(rig.self, &offer);
-    assert_int_equal(engine_load(&rig, "k", 1, 0), -ENOENT);
-    assert_int_equal(engine_stat(&rig, "peer_links"), 0);
+    assert_int_equal(cuda_engine_load(&rig, "k", 1, 0), -ENOENT);
+    assert_int_equal(cuda_engine_stat(&rig, "peer_links"), 0);
     rig.ops->quiesce(rig.self);
     assert_int_equal(fake_host_offer(rig.fake, bytes), 0);
-    assert_int_equal(engine_batch(&rig, rig.ops->read, "k", 1, 0, NULL), -ECANCELED);
-    engine_fini(&rig);
+    assert_int_equal(cuda_engine_batch(&rig, rig.ops->read, "k", 1, 0, NULL), -ECANCELED);
+    cuda_engine_fini(&rig);
 }
 
 /* The engine's stream is not where it will be: nothing of the batch is queued yet. */
 static void test_cancel_before_the_stream_is_there(void **state)
 {
     struct fake_result *result = malloc(sizeof(*result));
-    struct engine_rig rig;
+    struct cuda_engine_rig rig;
     cuda_stream stream;
 
     (void)state;
-    engine_init(&rig, &cuda, NULL);
-    engine_start(&rig);
-    engine_save(&rig, "k", 2, 9);
+    cuda_engine_init(&rig, &cuda, NULL);
+    cuda_engine_start(&rig);
+    cuda_engine_save(&rig, "k", 2, 9);
     assert_int_equal(cuda.api.stream_create_with_priority(&stream, CUDA_STREAM_NON_BLOCKING, 0),
                      CUDA_OK);
     cuda.control->hold(stream);
     assert_int_equal(cuda.api.memcpy_dtod_async(rig.cache, rig.cache + 4096, 64, stream), CUDA_OK);
-    engine_fill(&rig, 40, 1);
-    engine_fill(&rig, 44, 2);
-    assert_int_equal(engine_submit(&rig, rig.ops->read, "k", 2, 40, (uint64_t)(uintptr_t)stream),
-                     0);
+    cuda_engine_fill(&rig, 40, 1);
+    cuda_engine_fill(&rig, 44, 2);
+    assert_int_equal(
+        cuda_engine_submit(&rig, rig.ops->read, "k", 2, 40, (uint64_t)(uintptr_t)stream), 0);
     assert_int_equal(rig.ops->kv_unregister(rig.self, rig.kv), -EBUSY);
     rig.ops->cancel(rig.self, rig.cookie + 1); /* unknown */
     rig.ops->cancel(rig.self, rig.cookie);
@@ -361,25 +361,25 @@ static void test_cancel_before_the_stream_is_there(void **state)
     assert_int_equal(result->items[0], -ECANCELED);
     cuda.control->release(stream);
     assert_int_equal(cuda.api.stream_synchronize(stream), CUDA_OK);
-    assert_true(engine_holds(&rig, 40, 1));
-    assert_true(engine_holds(&rig, 44, 2));
-    assert_int_equal(engine_load(&rig, "k", 2, 9), 0);
+    assert_true(cuda_engine_holds(&rig, 40, 1));
+    assert_true(cuda_engine_holds(&rig, 44, 2));
+    assert_int_equal(cuda_engine_load(&rig, "k", 2, 9), 0);
     assert_int_equal(cuda.api.stream_destroy(stream), CUDA_OK);
-    engine_fini(&rig);
+    cuda_engine_fini(&rig);
     free(result);
 }
 
 static void test_bytes_are_read_behind_the_engines_stream(void **state)
 {
     struct fake_result *result = malloc(sizeof(*result));
-    struct engine_rig rig;
+    struct cuda_engine_rig rig;
     cuda_stream stream;
 
     (void)state;
-    engine_init(&rig, &cuda, NULL);
-    engine_start(&rig);
-    engine_fill(&rig, 0, 1);
-    engine_fill(&rig, 4, 2);
+    cuda_engine_init(&rig, &cuda, NULL);
+    cuda_engine_start(&rig);
+    cuda_engine_fill(&rig, 0, 1);
+    cuda_engine_fill(&rig, 4, 2);
     assert_int_equal(cuda.api.stream_create_with_priority(&stream, CUDA_STREAM_NON_BLOCKING, 0),
                      CUDA_OK);
     cuda.control->hold(stream);
@@ -390,16 +390,16 @@ static void test_bytes_are_read_behind_the_engines_stream(void **state)
                                                     4 * ENGINE_BLOCK_BYTES, stream),
                          CUDA_OK);
     }
-    assert_int_equal(engine_submit(&rig, rig.ops->write, "k", 1, 0, (uint64_t)(uintptr_t)stream),
-                     0);
-    assert_int_equal(engine_has(&rig, "k0"), 0); /* not before its bytes are there */
+    assert_int_equal(
+        cuda_engine_submit(&rig, rig.ops->write, "k", 1, 0, (uint64_t)(uintptr_t)stream), 0);
+    assert_int_equal(cuda_engine_has(&rig, "k0"), 0); /* not before its bytes are there */
     cuda.control->release(stream);
     assert_int_equal(fake_host_wait(rig.fake, rig.cookie - 1, result), 0);
     assert_int_equal(result->status, 0);
-    assert_int_equal(engine_load(&rig, "k", 1, 2), 0);
+    assert_int_equal(cuda_engine_load(&rig, "k", 1, 2), 0);
     assert_int_equal(cuda.api.stream_synchronize(stream), CUDA_OK);
     assert_int_equal(cuda.api.stream_destroy(stream), CUDA_OK);
-    engine_fini(&rig);
+    cuda_engine_fini(&rig);
     free(result);
 }
 
@@ -407,21 +407,21 @@ static void test_so_many_batches_and_no_more(void **state)
 {
     static const char *const pairs[] = {"max_in_flight", "3", NULL};
     struct fake_result *result = malloc(sizeof(*result));
-    struct engine_rig rig;
+    struct cuda_engine_rig rig;
     cuda_stream stream;
 
     (void)state;
-    engine_init(&rig, &cuda, pairs);
-    engine_start(&rig);
+    cuda_engine_init(&rig, &cuda, pairs);
+    cuda_engine_start(&rig);
     assert_int_equal(cuda.api.stream_create_with_priority(&stream, CUDA_STREAM_NON_BLOCKING, 0),
                      CUDA_OK);
     cuda.control->hold(stream);
     assert_int_equal(cuda.api.memcpy_dtod_async(rig.cache, rig.cache + 4096, 64, stream), CUDA_OK);
     for (uint32_t i = 0; i < 3; i++) {
         assert_int_equal(
-            engine_submit(&rig, rig.ops->write, "k", 1, 0, (uint64_t)(uintptr_t)stream), 0);
+            cuda_engine_submit(&rig, rig.ops->write, "k", 1, 0, (uint64_t)(uintptr_t)stream), 0);
     }
-    assert_int_equal(engine_submit(&rig, rig.ops->write, "k", 1, 0, 0), -EAGAIN);
+    assert_int_equal(cuda_engine_submit(&rig, rig.ops->write, "k", 1, 0, 0), -EAGAIN);
     assert_int_equal(rig.ops->drain(rig.self, rig.table.now_ms(&rig.table) + 20), -ETIMEDOUT);
     cuda.control->release(stream);
     assert_int_equal(rig.ops->drain(rig.self, rig.table.now_ms(&rig.table) + 20000), 0);
@@ -429,29 +429,29 @@ static void test_so_many_batches_and_no_more(void **state)
         assert_int_equal(fake_host_wait(rig.fake, cookie, result), 0);
         assert_int_equal(result->status, 0);
     }
-    assert_int_equal(engine_stat(&rig, "pool_chunks"), 1);
+    assert_int_equal(cuda_engine_stat(&rig, "pool_chunks"), 1);
     assert_int_equal(cuda.api.stream_synchronize(stream), CUDA_OK);
     assert_int_equal(cuda.api.stream_destroy(stream), CUDA_OK);
-    engine_fini(&rig);
+    cuda_engine_fini(&rig);
     free(result);
 }
 
 static void test_stop_ends_what_is_under_way(void **state)
 {
     struct fake_result *result = malloc(sizeof(*result));
-    struct engine_rig rig;
+    struct cuda_engine_rig rig;
     cuda_stream stream;
     uint64_t kv;
 
     (void)state;
-    engine_init(&rig, &cuda, NULL);
-    engine_start(&rig);
+    cuda_engine_init(&rig, &cuda, NULL);
+    cuda_engine_start(&rig);
     assert_int_equal(cuda.api.stream_create_with_priority(&stream, CUDA_STREAM_NON_BLOCKING, 0),
                      CUDA_OK);
     cuda.control->hold(stream);
     assert_int_equal(cuda.api.memcpy_dtod_async(rig.cache, rig.cache + 4096, 64, stream), CUDA_OK);
-    assert_int_equal(engine_submit(&rig, rig.ops->write, "k", 2, 0, (uint64_t)(uintptr_t)stream),
-                     0);
+    assert_int_equal(
+        cuda_engine_submit(&rig, rig.ops->write, "k", 2, 0, (uint64_t)(uintptr_t)stream), 0);
     kv = rig.kv;
     rig.kv = 0; /* it goes with the instance */
     assert_int_equal(rig.ops->kv_unregister(rig.self, kv), -EBUSY);
@@ -463,51 +463,51 @@ static void test_stop_ends_what_is_under_way(void **state)
     cuda.control->release(stream);
     assert_int_equal(cuda.api.stream_synchronize(stream), CUDA_OK);
     assert_int_equal(cuda.api.stream_destroy(stream), CUDA_OK);
-    engine_fini(&rig);
+    cuda_engine_fini(&rig);
     free(result);
 }
 
 static void test_a_pool_without_memory_is_small(void **state)
 {
     static const char *const pairs[] = {"pool", "8G", "segment", "1G", NULL};
-    struct engine_rig rig;
+    struct cuda_engine_rig rig;
 
     (void)state;
-    engine_init(&rig, &cuda, pairs);
-    engine_start(&rig); /* the device has 4 GiB */
+    cuda_engine_init(&rig, &cuda, pairs);
+    cuda_engine_start(&rig); /* the device has 4 GiB */
     assert_non_null(strstr(rig.warnings, "in place of"));
-    assert_true(engine_stat(&rig, "pool_room_bytes") >= 1ull << 30);
-    assert_true(engine_stat(&rig, "pool_room_bytes") < 4ull << 30);
-    engine_save(&rig, "k", 1, 3);
-    assert_int_equal(engine_load(&rig, "k", 1, 3), 0);
-    assert_int_equal(engine_health(&rig).state, KVL_HEALTH_DEGRADED);
-    engine_fini(&rig);
+    assert_true(cuda_engine_stat(&rig, "pool_room_bytes") >= 1ull << 30);
+    assert_true(cuda_engine_stat(&rig, "pool_room_bytes") < 4ull << 30);
+    cuda_engine_save(&rig, "k", 1, 3);
+    assert_int_equal(cuda_engine_load(&rig, "k", 1, 3), 0);
+    assert_int_equal(cuda_engine_health(&rig).state, KVL_HEALTH_DEGRADED);
+    cuda_engine_fini(&rig);
 }
 
 static void test_no_pool(void **state)
 {
     static const char *const pairs[] = {"pool", "0", "listen", "no", NULL};
     struct fake_result *result = malloc(sizeof(*result));
-    struct engine_rig rig;
+    struct cuda_engine_rig rig;
 
     (void)state;
-    engine_init(&rig, &cuda, pairs);
-    engine_start(&rig);
-    assert_int_equal(engine_batch(&rig, rig.ops->write, "k", 2, 0, result), -EMSGSIZE);
-    assert_int_equal(engine_load(&rig, "k", 2, 0), -ENOENT);
-    assert_int_equal(engine_health(&rig).state, KVL_HEALTH_OK);
-    assert_string_equal(engine_health(&rig).address, "");
-    engine_fini(&rig);
+    cuda_engine_init(&rig, &cuda, pairs);
+    cuda_engine_start(&rig);
+    assert_int_equal(cuda_engine_batch(&rig, rig.ops->write, "k", 2, 0, result), -EMSGSIZE);
+    assert_int_equal(cuda_engine_load(&rig, "k", 2, 0), -ENOENT);
+    assert_int_equal(cuda_engine_health(&rig).state, KVL_HEALTH_OK);
+    assert_string_equal(cuda_engine_health(&rig).address, "");
+    cuda_engine_fini(&rig);
     free(result);
 }
 
 static void check_no_start(const char *const *pairs, int code, const char *text)
 {
     struct kvl_err err = {.size = sizeof(err)};
-    struct engine_rig rig;
+    struct cuda_engine_rig rig;
 
-    engine_init(&rig, &cuda, pairs);
-    assert_int_equal(engine_try_start(&rig, &err), code);
+    cuda_engine_init(&rig, &cuda, pairs);
+    assert_int_equal(cuda_engine_try_start(&rig, &err), code);
     if (strstr(err.text, text) == NULL) {
         print_message("%s\n", err.text);
     }
@@ -515,7 +515,7 @@ static void check_no_start(const char *const *pairs, int code, const char *text)
     assert_string_equal(rig.errors, "");
     rig.ops->destroy(rig.self);
     rig.self = NULL;
-    engine_fini(&rig);
+    cuda_engine_fini(&rig);
 }
 
 static void test_what_start_refuses(void **state)
@@ -539,15 +539,15 @@ static void check_refused(const char *name, const char *value, const char *text)
 {
     const char *const pairs[] = {name, value, NULL};
     struct kvl_err err = {.size = sizeof(err)};
-    struct engine_rig rig;
+    struct cuda_engine_rig rig;
     void *self = NULL;
 
-    engine_init(&rig, &cuda, pairs);
+    cuda_engine_init(&rig, &cuda, pairs);
     assert_int_equal(rig.ops->check(&rig.table, &err), -EINVAL);
     assert_non_null(strstr(err.text, text));
     assert_int_equal(rig.ops->create(&rig.table, &self, &err), -EINVAL);
     assert_null(self);
-    engine_fini(&rig);
+    cuda_engine_fini(&rig);
 }
 
 static void test_what_check_refuses(void **state)
@@ -562,24 +562,24 @@ static void test_what_check_refuses(void **state)
 /* A driver that goes wrong under a copy: the batch fails, and nothing is found of it. */
 static void test_a_device_that_is_lost(void **state)
 {
-    struct engine_rig rig;
+    struct cuda_engine_rig rig;
 
     (void)state;
-    engine_init(&rig, &cuda, NULL);
-    engine_start(&rig);
-    engine_save(&rig, "k", 2, 9);
+    cuda_engine_init(&rig, &cuda, NULL);
+    cuda_engine_start(&rig);
+    cuda_engine_save(&rig, "k", 2, 9);
     assert_int_equal(cuda.control->fail_calls("cuMemcpyBatchAsync=700,cuMemcpyDtoDAsync=700,"
                                               "cuMemcpy2DAsync=700,cuLaunchKernel=700,"
                                               "cuMemcpyAsync=700"),
                      0);
-    assert_int_equal(engine_batch(&rig, rig.ops->write, "n", 2, 0, NULL), -EIO);
+    assert_int_equal(cuda_engine_batch(&rig, rig.ops->write, "n", 2, 0, NULL), -EIO);
     assert_int_equal(cuda.control->fail_calls(NULL), 0);
-    assert_int_equal(engine_has(&rig, "n0"), 0);
-    assert_int_equal(engine_has(&rig, "k0"), 0); /* whatever it holds now */
+    assert_int_equal(cuda_engine_has(&rig, "n0"), 0);
+    assert_int_equal(cuda_engine_has(&rig, "k0"), 0); /* whatever it holds now */
     assert_int_equal(fake_host_holds(rig.fake, "k0"), 0);
-    assert_int_equal(engine_batch(&rig, rig.ops->read, "k", 1, 40, NULL), -ENOENT);
-    assert_int_equal(engine_health(&rig).state, KVL_HEALTH_DEGRADED);
-    engine_fini(&rig);
+    assert_int_equal(cuda_engine_batch(&rig, rig.ops->read, "k", 1, 40, NULL), -ENOENT);
+    assert_int_equal(cuda_engine_health(&rig).state, KVL_HEALTH_DEGRADED);
+    cuda_engine_fini(&rig);
 }
 
 int main(int argc, char **argv)

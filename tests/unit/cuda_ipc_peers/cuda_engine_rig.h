@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
- * @file engine_rig.h
+ * @file cuda_engine_rig.h
  * An engine on the fake driver: a paged KV cache in device memory, and an instance of the backend
  * that is driven through its table. Several may live in one process. Failures end the process.
  */
@@ -27,7 +27,7 @@
 #define ENGINE_BASE_BYTES (ENGINE_BLOCKS * ENGINE_BLOCK_BYTES)
 #define ENGINE_PAIRS_MAX 24
 
-struct engine_rig {
+struct cuda_engine_rig {
     struct cuda_rig *cuda; /* borrowed */
     const char *pairs[2 * ENGINE_PAIRS_MAX + 1];
     struct fake_host *fake;
@@ -43,47 +43,49 @@ struct engine_rig {
 };
 
 /** @param pairs  settings beside the defaults of the rig, NULL at the end; they win */
-void engine_init(struct engine_rig *rig, struct cuda_rig *cuda, const char *const *pairs);
+void cuda_engine_init(struct cuda_engine_rig *rig, struct cuda_rig *cuda, const char *const *pairs);
 /** Starts the instance. @return what start said, with err. */
-int engine_try_start(struct engine_rig *rig, struct kvl_err *err);
+int cuda_engine_try_start(struct cuda_engine_rig *rig, struct kvl_err *err);
 /** Starts it, and registers a new cache. */
-void engine_start(struct engine_rig *rig);
+void cuda_engine_start(struct cuda_engine_rig *rig);
 /** Stops, checks that nothing is left over, and frees. */
-void engine_fini(struct engine_rig *rig);
+void cuda_engine_fini(struct cuda_engine_rig *rig);
 
 /** Byte of a chunk's content: differs from seed to seed. */
-uint8_t engine_byte(uint32_t seed, uint64_t at);
+uint8_t cuda_engine_byte(uint32_t seed, uint64_t at);
 /** Puts the content of a chunk into its blocks, first, first + 1, .. */
-void engine_fill(struct engine_rig *rig, uint32_t first_block, uint32_t seed);
+void cuda_engine_fill(struct cuda_engine_rig *rig, uint32_t first_block, uint32_t seed);
 /** 1 when the blocks hold that content. */
-int engine_holds(struct engine_rig *rig, uint32_t first_block, uint32_t seed);
+int cuda_engine_holds(struct cuda_engine_rig *rig, uint32_t first_block, uint32_t seed);
 
-typedef int (*engine_submit_fn)(void *self, const struct kvl_batch *batch);
+typedef int (*cuda_engine_submit_fn)(void *self, const struct kvl_batch *batch);
 
 /**
  * `count` chunks with keys `prefix`0, `prefix`1, ..; chunk i in the blocks from
  * first_block + i * ENGINE_CHUNK_BLOCKS on. Submits and waits.
  * @return what submit said, else the status of the batch; result_out may be NULL.
  */
-int engine_batch(struct engine_rig *rig, engine_submit_fn submit, const char *prefix,
-                 uint32_t count, uint32_t first_block, struct fake_result *result_out);
+int cuda_engine_batch(struct cuda_engine_rig *rig, cuda_engine_submit_fn submit, const char *prefix,
+                      uint32_t count, uint32_t first_block, struct fake_result *result_out);
 /** The same without waiting. @return what submit said; the cookie is rig->cookie. */
-int engine_submit(struct engine_rig *rig, engine_submit_fn submit, const char *prefix,
-                  uint32_t count, uint32_t first_block, uint64_t stream);
+int cuda_engine_submit(struct cuda_engine_rig *rig, cuda_engine_submit_fn submit,
+                       const char *prefix, uint32_t count, uint32_t first_block, uint64_t stream);
 
 /** Fills blocks with content (seed + i) and writes it to the pool. */
-void engine_save(struct engine_rig *rig, const char *prefix, uint32_t count, uint32_t seed);
+void cuda_engine_save(struct cuda_engine_rig *rig, const char *prefix, uint32_t count,
+                      uint32_t seed);
 /** Reads to other blocks and compares. @return the status of the batch. */
-int engine_load(struct engine_rig *rig, const char *prefix, uint32_t count, uint32_t seed);
+int cuda_engine_load(struct cuda_engine_rig *rig, const char *prefix, uint32_t count,
+                     uint32_t seed);
 /** Looks one chunk up. */
-int engine_has(struct engine_rig *rig, const char *key);
+int cuda_engine_has(struct cuda_engine_rig *rig, const char *key);
 
 /** Has `rig` told of `other`, as channels do. */
-void engine_meet(struct engine_rig *rig, struct engine_rig *other);
+void cuda_engine_meet(struct cuda_engine_rig *rig, struct cuda_engine_rig *other);
 /** Waits until it has so many links. */
-void engine_await_links(struct engine_rig *rig, uint64_t count);
+void cuda_engine_await_links(struct cuda_engine_rig *rig, uint64_t count);
 
-uint64_t engine_stat(struct engine_rig *rig, const char *name);
-struct kvl_health engine_health(struct engine_rig *rig);
+uint64_t cuda_engine_stat(struct cuda_engine_rig *rig, const char *name);
+struct kvl_health cuda_engine_health(struct cuda_engine_rig *rig);
 
 #endif /* KVL_ENGINE_RIG_H */

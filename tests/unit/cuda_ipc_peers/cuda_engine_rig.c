@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine_rig.h"
+#include "cuda_engine_rig.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -8,25 +8,25 @@
 
 #define CHECK CUDA_RIG_CHECK
 
-static void engine_keep_line(char *text, size_t size, const char *line)
+static void cuda_engine_keep_line(char *text, size_t size, const char *line)
 {
     const size_t length = strlen(text);
 
     (void)snprintf(text + length, size - length, "%s\n", line);
 }
 
-static void engine_log(void *ctx, int32_t level, const char *component, const char *file,
-                       int32_t line, const char *text)
+static void cuda_engine_log(void *ctx, int32_t level, const char *component, const char *file,
+                            int32_t line, const char *text)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    struct engine_rig *rig = ctx;
+    struct cuda_engine_rig *rig = ctx;
 
     (void)component;
     pthread_mutex_lock(&lock);
     if (level == KVL_LOG_ERROR) {
-        engine_keep_line(rig->errors, sizeof(rig->errors), text);
+        cuda_engine_keep_line(rig->errors, sizeof(rig->errors), text);
     } else if (level == KVL_LOG_WARN) {
-        engine_keep_line(rig->warnings, sizeof(rig->warnings), text);
+        cuda_engine_keep_line(rig->warnings, sizeof(rig->warnings), text);
     }
     if (getenv("KVL_TEST_LOG") != NULL) {
         fprintf(stderr, "%d %s:%d %s\n", level, file, line, text);
@@ -34,7 +34,7 @@ static void engine_log(void *ctx, int32_t level, const char *component, const ch
     pthread_mutex_unlock(&lock);
 }
 
-void engine_init(struct engine_rig *rig, struct cuda_rig *cuda, const char *const *pairs)
+void cuda_engine_init(struct cuda_engine_rig *rig, struct cuda_rig *cuda, const char *const *pairs)
 {
     static const char *const defaults[] = {"pool",  "4194304", "segment", "2097152",
                                            "stage", "65536",   NULL};
@@ -56,12 +56,12 @@ void engine_init(struct engine_rig *rig, struct cuda_rig *cuda, const char *cons
     rig->fake = fake_host_create(desc, rig->pairs);
     rig->table = *fake_host_table(rig->fake);
     rig->log = *rig->table.log;
-    rig->log.write = engine_log;
+    rig->log.write = cuda_engine_log;
     rig->log.ctx = rig;
     rig->table.log = &rig->log;
 }
 
-int engine_try_start(struct engine_rig *rig, struct kvl_err *err)
+int cuda_engine_try_start(struct cuda_engine_rig *rig, struct kvl_err *err)
 {
     void *self;
 
@@ -70,7 +70,7 @@ int engine_try_start(struct engine_rig *rig, struct kvl_err *err)
     return rig->ops->start(self, err);
 }
 
-static void engine_register(struct engine_rig *rig)
+static void cuda_engine_register(struct cuda_engine_rig *rig)
 {
     uint64_t bases[ENGINE_PLANES * ENGINE_LAYERS];
     struct kvl_err err = {.size = sizeof(err)};
@@ -97,17 +97,17 @@ static void engine_register(struct engine_rig *rig)
     }
 }
 
-void engine_start(struct engine_rig *rig)
+void cuda_engine_start(struct cuda_engine_rig *rig)
 {
     struct kvl_err err = {.size = sizeof(err)};
 
-    if (engine_try_start(rig, &err) < 0) {
+    if (cuda_engine_try_start(rig, &err) < 0) {
         cuda_rig_die(__FILE__, __LINE__, err.text);
     }
-    engine_register(rig);
+    cuda_engine_register(rig);
 }
 
-void engine_fini(struct engine_rig *rig)
+void cuda_engine_fini(struct cuda_engine_rig *rig)
 {
     if (rig->kv != 0) {
         CHECK(rig->ops->kv_unregister(rig->self, rig->kv) == 0);
@@ -125,7 +125,7 @@ void engine_fini(struct engine_rig *rig)
 
 /* ---- content ---- */
 
-uint8_t engine_byte(uint32_t seed, uint64_t at)
+uint8_t cuda_engine_byte(uint32_t seed, uint64_t at)
 {
     uint64_t x = (uint64_t)seed << 32 ^ at;
 
@@ -134,7 +134,8 @@ uint8_t engine_byte(uint32_t seed, uint64_t at)
 }
 
 /* Calls for each block of each layer of each plane: where it is, and its place in the chunk. */
-static void engine_each(struct engine_rig *rig, uint32_t first_block, uint8_t *chunk, int is_write)
+static void cuda_engine_each(struct cuda_engine_rig *rig, uint32_t first_block, uint8_t *chunk,
+                             int is_write)
 {
     for (uint32_t base = 0; base < ENGINE_PLANES * ENGINE_LAYERS; base++) {
         for (uint32_t b = 0; b < ENGINE_CHUNK_BLOCKS; b++) {
@@ -148,23 +149,23 @@ static void engine_each(struct engine_rig *rig, uint32_t first_block, uint8_t *c
     }
 }
 
-void engine_fill(struct engine_rig *rig, uint32_t first_block, uint32_t seed)
+void cuda_engine_fill(struct cuda_engine_rig *rig, uint32_t first_block, uint32_t seed)
 {
     uint8_t chunk[ENGINE_CHUNK_BYTES];
 
     for (uint64_t i = 0; i < sizeof(chunk); i++) {
-        chunk[i] = engine_byte(seed, i);
+        chunk[i] = cuda_engine_byte(seed, i);
     }
-    engine_each(rig, first_block, chunk, 1);
+    cuda_engine_each(rig, first_block, chunk, 1);
 }
 
-int engine_holds(struct engine_rig *rig, uint32_t first_block, uint32_t seed)
+int cuda_engine_holds(struct cuda_engine_rig *rig, uint32_t first_block, uint32_t seed)
 {
     uint8_t chunk[ENGINE_CHUNK_BYTES];
     uint64_t i = 0;
 
-    engine_each(rig, first_block, chunk, 0);
-    while (i < sizeof(chunk) && chunk[i] == engine_byte(seed, i)) {
+    cuda_engine_each(rig, first_block, chunk, 0);
+    while (i < sizeof(chunk) && chunk[i] == cuda_engine_byte(seed, i)) {
         i++;
     }
     return i == sizeof(chunk);
@@ -172,8 +173,8 @@ int engine_holds(struct engine_rig *rig, uint32_t first_block, uint32_t seed)
 
 /* ---- operations ---- */
 
-int engine_submit(struct engine_rig *rig, engine_submit_fn submit, const char *prefix,
-                  uint32_t count, uint32_t first_block, uint64_t stream)
+int cuda_engine_submit(struct cuda_engine_rig *rig, cuda_engine_submit_fn submit,
+                       const char *prefix, uint32_t count, uint32_t first_block, uint64_t stream)
 {
     struct kvl_chunk chunks[ENGINE_BLOCKS];
     char texts[ENGINE_BLOCKS][64];
@@ -210,11 +211,11 @@ int engine_submit(struct engine_rig *rig, engine_submit_fn submit, const char *p
     return submit(rig->self, &batch);
 }
 
-int engine_batch(struct engine_rig *rig, engine_submit_fn submit, const char *prefix,
-                 uint32_t count, uint32_t first_block, struct fake_result *result_out)
+int cuda_engine_batch(struct cuda_engine_rig *rig, cuda_engine_submit_fn submit, const char *prefix,
+                      uint32_t count, uint32_t first_block, struct fake_result *result_out)
 {
     struct fake_result *result = result_out != NULL ? result_out : malloc(sizeof(*result));
-    int r = engine_submit(rig, submit, prefix, count, first_block, 0);
+    int r = cuda_engine_submit(rig, submit, prefix, count, first_block, 0);
 
     if (r == 0) {
         CHECK(fake_host_wait(rig->fake, rig->cookie, result) == 0);
@@ -227,33 +228,34 @@ int engine_batch(struct engine_rig *rig, engine_submit_fn submit, const char *pr
     return r;
 }
 
-void engine_save(struct engine_rig *rig, const char *prefix, uint32_t count, uint32_t seed)
+void cuda_engine_save(struct cuda_engine_rig *rig, const char *prefix, uint32_t count,
+                      uint32_t seed)
 {
     for (uint32_t i = 0; i < count; i++) {
-        engine_fill(rig, i * ENGINE_CHUNK_BLOCKS, seed + i);
+        cuda_engine_fill(rig, i * ENGINE_CHUNK_BLOCKS, seed + i);
     }
-    CHECK(engine_batch(rig, rig->ops->write, prefix, count, 0, NULL) == 0);
+    CHECK(cuda_engine_batch(rig, rig->ops->write, prefix, count, 0, NULL) == 0);
     for (uint32_t i = 0; i < count; i++) { /* so that nobody finds it there */
-        engine_fill(rig, i * ENGINE_CHUNK_BLOCKS, 0xffff);
+        cuda_engine_fill(rig, i * ENGINE_CHUNK_BLOCKS, 0xffff);
     }
 }
 
-int engine_load(struct engine_rig *rig, const char *prefix, uint32_t count, uint32_t seed)
+int cuda_engine_load(struct cuda_engine_rig *rig, const char *prefix, uint32_t count, uint32_t seed)
 {
     const uint32_t first = ENGINE_BLOCKS - count * ENGINE_CHUNK_BLOCKS;
     int r;
 
     for (uint32_t i = 0; i < count; i++) {
-        engine_fill(rig, first + i * ENGINE_CHUNK_BLOCKS, 0xfffe);
+        cuda_engine_fill(rig, first + i * ENGINE_CHUNK_BLOCKS, 0xfffe);
     }
-    r = engine_batch(rig, rig->ops->read, prefix, count, first, NULL);
+    r = cuda_engine_batch(rig, rig->ops->read, prefix, count, first, NULL);
     for (uint32_t i = 0; r == 0 && i < count; i++) {
-        CHECK(engine_holds(rig, first + i * ENGINE_CHUNK_BLOCKS, seed + i));
+        CHECK(cuda_engine_holds(rig, first + i * ENGINE_CHUNK_BLOCKS, seed + i));
     }
     return r;
 }
 
-int engine_has(struct engine_rig *rig, const char *key)
+int cuda_engine_has(struct cuda_engine_rig *rig, const char *key)
 {
     const struct kvl_chunk chunk = {.key = kvl_key_from_text(key)};
     const struct kvl_batch batch = {
@@ -276,7 +278,7 @@ int engine_has(struct engine_rig *rig, const char *key)
 
 /* ---- peers ---- */
 
-void engine_meet(struct engine_rig *rig, struct engine_rig *other)
+void cuda_engine_meet(struct cuda_engine_rig *rig, struct cuda_engine_rig *other)
 {
     uint8_t bytes[KVL_OFFER_MAX];
     const struct kvl_offer offer = {
@@ -290,34 +292,34 @@ void engine_meet(struct engine_rig *rig, struct engine_rig *other)
     rig->ops->connect(rig->self, &offer);
 }
 
-struct engine_links {
-    struct engine_rig *rig;
+struct cuda_engine_links {
+    struct cuda_engine_rig *rig;
     uint64_t count;
 };
 
-static int engine_is_linked(void *ctx)
+static int cuda_engine_is_linked(void *ctx)
 {
-    const struct engine_links *links = ctx;
+    const struct cuda_engine_links *links = ctx;
 
-    return engine_stat(links->rig, "peer_links") == links->count;
+    return cuda_engine_stat(links->rig, "peer_links") == links->count;
 }
 
-void engine_await_links(struct engine_rig *rig, uint64_t count)
+void cuda_engine_await_links(struct cuda_engine_rig *rig, uint64_t count)
 {
-    struct engine_links links = {rig, count};
+    struct cuda_engine_links links = {rig, count};
 
-    cuda_rig_until(engine_is_linked, &links);
+    cuda_rig_until(cuda_engine_is_linked, &links);
 }
 
-struct engine_wish {
+struct cuda_engine_wish {
     const char *name;
     uint64_t value;
     int found;
 };
 
-static void engine_on_stat(void *ctx, const char *name, uint64_t value)
+static void cuda_engine_on_stat(void *ctx, const char *name, uint64_t value)
 {
-    struct engine_wish *wish = ctx;
+    struct cuda_engine_wish *wish = ctx;
 
     if (strcmp(name, wish->name) == 0) {
         wish->value = value;
@@ -325,18 +327,18 @@ static void engine_on_stat(void *ctx, const char *name, uint64_t value)
     }
 }
 
-uint64_t engine_stat(struct engine_rig *rig, const char *name)
+uint64_t cuda_engine_stat(struct cuda_engine_rig *rig, const char *name)
 {
-    struct engine_wish wish = {.name = name};
+    struct cuda_engine_wish wish = {.name = name};
 
-    rig->ops->get_stats(rig->self, engine_on_stat, &wish);
+    rig->ops->get_stats(rig->self, cuda_engine_on_stat, &wish);
     if (!wish.found) {
         cuda_rig_die(__FILE__, __LINE__, name);
     }
     return wish.value;
 }
 
-struct kvl_health engine_health(struct engine_rig *rig)
+struct kvl_health cuda_engine_health(struct cuda_engine_rig *rig)
 {
     struct kvl_health health = {.size = sizeof(health)};
 
