@@ -226,17 +226,24 @@ static int haul_host_runs(struct cuda_ipc_haul *part, const struct cuda_ipc_far 
 
 /* How far all parts together are. The lock is held, so that what the host is told only grows; the
  * host's function neither blocks nor comes back here. */
+/* Once the engine goes on with layers of a chunk, no other holder may serve that chunk any more: so
+ * nothing is told while one of them may still be a miss. */
 static void haul_tell(struct cuda_ipc_op *op)
 {
     const struct kvl_host *host = op->self->host;
     uint32_t layers = UINT32_MAX;
+    uint32_t covered = 0;
 
     for (const struct cuda_ipc_haul *part = op->parts; part != NULL; part = part->next) {
+        covered += part->count;
         if (!part->is_over && part->layers < layers) {
             layers = part->layers;
         }
     }
-    if (op->is_spread && layers != UINT32_MAX && layers > op->layers) {
+    if (!op->is_spread || op->has_failed || covered != op->count) {
+        return;
+    }
+    if (layers != UINT32_MAX && layers > op->layers) {
         op->layers = layers;
         if (KVL_HAS_OP(host, progress)) {
             host->progress(host, op->cookie, layers);
@@ -260,6 +267,7 @@ static void haul_done(void *ctx, const struct cuda_ipc_copy_end *end)
     struct cuda_ipc_haul *part = ctx;
     struct cuda_ipc_op *op = part->op;
     struct cuda_ipc *self = op->self;
+    bool has_failed = false;
 
     for (uint32_t i = 0; i < end->count; i++) {
         const uint32_t item = part->map != NULL ? part->map[i] : part->items[i];
@@ -267,10 +275,12 @@ static void haul_done(void *ctx, const struct cuda_ipc_copy_end *end)
         if (end->item_status[i] != 0 && op->status[item] == 0) {
             op->status[item] = end->item_status[i];
         }
+        has_failed = has_failed || end->item_status[i] != 0;
     }
     atomic_fetch_add(&op->bytes, end->bytes);
     pthread_mutex_lock(&self->ops_lock);
     part->is_over = true;
+    op->has_failed = op->has_failed || has_failed;
     if (op->driver_code == 0) {
         op->driver_code = end->driver_code;
     }
