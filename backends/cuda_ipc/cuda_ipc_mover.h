@@ -51,10 +51,7 @@ struct cuda_ipc_slot {
     uint32_t span_count;
     struct cuda_ipc_span spans[CUDA_IPC_SLOT_SPANS];
     uint64_t at[CUDA_IPC_SLOT_SPANS]; /* where each begins */
-    struct cuda_ipc_mark {
-        struct cuda_ipc_walk walk;
-        struct cuda_ipc_span rest;
-    } marks[CUDA_IPC_SLOT_SPANS]; /* how far the task was after each */
+    struct cuda_ipc_walk walks[CUDA_IPC_SLOT_SPANS]; /* how far the task was after each */
 };
 
 /** Arguments of kernels: pinned host memory, and where it is sent to. */
@@ -242,7 +239,7 @@ void cuda_ipc_task_destroy(struct cuda_ipc_task *task);
 
 /** The next span, of at most `limit` bytes. @return false: there is none. */
 bool cuda_ipc_task_span(struct cuda_ipc_task *task, uint64_t limit, struct cuda_ipc_span *span_out);
-/** Gives back what could not be queued of the last span. */
+/** Gives back what could not be queued of the last span: the first one of the next part. */
 void cuda_ipc_task_return(struct cuda_ipc_task *task, const struct cuda_ipc_span *span);
 /** Whether all spans were given out, and how many chunks have none left. */
 bool cuda_ipc_task_is_over(const struct cuda_ipc_task *task);

@@ -35,7 +35,7 @@ struct cuda_ipc_options {
     uint32_t max_in_flight;
 };
 
-#define CUDA_IPC_OPTION_COUNT 15u
+#define CUDA_IPC_OPTION_COUNT 16u
 extern const struct kvl_option cuda_ipc_option_table[CUDA_IPC_OPTION_COUNT];
 
 /** Reads and checks the settings, but for which devices there are. @return 0; -EINVAL and err. */

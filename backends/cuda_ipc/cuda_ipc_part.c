@@ -229,9 +229,7 @@ static void stage_fill(struct cuda_ipc_mover *mover, struct cuda_ipc_part *part)
             break;
         }
         slot->at[slot->span_count] = used;
-        slot->marks[slot->span_count].walk = task->walk;
-        slot->marks[slot->span_count].rest = task->rest;
-        slot->span_count++;
+        slot->walks[slot->span_count++] = task->walk;
         used = align_up(used + span->bytes);
         if (span->layers_done > 0 && task->route.group > 0) {
             break;
@@ -260,11 +258,11 @@ static int stage_issue(struct cuda_ipc_mover *mover, struct cuda_ipc_part *part)
                               : cuda_ipc_issue_span(mover, task, &stage, &task->src, &span);
         if (r == -ENOBUFS) {
             /* the rest of this span, and all after it, are for a later part */
-            task->walk = slot->marks[i].walk;
+            task->walk = slot->walks[i];
             cuda_ipc_task_return(task, &span);
             slot->spans[i].bytes -= span.bytes;
             slot->spans[i].layers_done = 0;
-            slot->span_count = i + 1;
+            slot->span_count = slot->spans[i].bytes > 0 ? i + 1 : i;
         }
     }
     if (task->route.method == CUDA_IPC_KERNEL && task->route.is_runs) {

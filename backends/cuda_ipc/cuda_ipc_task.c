@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -195,19 +196,14 @@ void cuda_ipc_task_destroy(struct cuda_ipc_task *task)
 
 bool cuda_ipc_task_span(struct cuda_ipc_task *task, uint64_t limit, struct cuda_ipc_span *span_out)
 {
-    struct cuda_ipc_span *rest = &task->rest;
-
-    if (rest->bytes == 0) {
+    if (task->rest.bytes == 0) {
         return cuda_ipc_walk_next(&task->walk, limit, span_out);
     }
-    *span_out = *rest;
-    if (rest->bytes > limit) {
-        span_out->bytes = limit;
-        span_out->layers_done = 0;
-    }
-    rest->offset += span_out->bytes;
-    rest->bytes -= span_out->bytes;
-    return limit > 0;
+    /* parts have the same limit each, so what one left over fits into the next */
+    assert(task->rest.bytes <= limit);
+    *span_out = task->rest;
+    task->rest.bytes = 0;
+    return true;
 }
 
 void cuda_ipc_task_return(struct cuda_ipc_task *task, const struct cuda_ipc_span *span)

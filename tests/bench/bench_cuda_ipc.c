@@ -412,6 +412,12 @@ static void measure_loads(struct bench *bench)
     printf("\n");
     gpu_engine_close(&engine);
     gpu_remote_end(&remote);
+    if (count > 2) {
+        run_torch(&torch, GPU_RIG_CHUNKS);
+        if (cuda_torch_check(&torch) < 0) {
+            gpu_rig_die("what torch brought over is wrong", 0);
+        }
+    }
     cuda_torch_stop(&torch);
     bench_add(bench, "torch_ratio", count > 2 ? cases[2].ns / cases[1].ns : -1);
 }

@@ -90,15 +90,32 @@ int cuda_torch_start(struct cuda_torch *torch, uint64_t chunk_bytes, uint32_t ch
     return -ENOENT;
 }
 
-int cuda_torch_move(struct cuda_torch *torch, uint64_t n)
+/* Sends a line and takes one. */
+static int torch_ask(const struct cuda_torch *torch, const char *line, char *answer, size_t size)
 {
-    char line[64];
-    const int length = snprintf(line, sizeof(line), "%" PRIu64 "\n", n);
+    const size_t length = strlen(line);
 
-    if (send(torch->fd, line, (size_t)length, MSG_NOSIGNAL) != length) {
+    if (send(torch->fd, line, length, MSG_NOSIGNAL) != (ssize_t)length) {
         return -EIO;
     }
-    return torch_line(torch, line, sizeof(line));
+    return torch_line(torch, answer, size);
+}
+
+int cuda_torch_move(struct cuda_torch *torch, uint64_t n)
+{
+    char line[32];
+    char answer[32];
+
+    (void)snprintf(line, sizeof(line), "%" PRIu64 "\n", n);
+    return torch_ask(torch, line, answer, sizeof(answer));
+}
+
+int cuda_torch_check(struct cuda_torch *torch)
+{
+    char answer[32];
+    int r = torch_ask(torch, "check\n", answer, sizeof(answer));
+
+    return r < 0 ? r : strcmp(answer, "right") == 0 ? 0 : -EBADMSG;
 }
 
 void cuda_torch_stop(struct cuda_torch *torch)

@@ -25,6 +25,9 @@ int cuda_torch_start(struct cuda_torch *torch, uint64_t chunk_bytes, uint32_t ch
 /** Brings over `n` chunks. @return 0; -EIO. */
 int cuda_torch_move(struct cuda_torch *torch, uint64_t n);
 
+/** Looks at what was brought over, all chunks at least once. @return 0; -EBADMSG; -EIO. */
+int cuda_torch_check(struct cuda_torch *torch);
+
 void cuda_torch_stop(struct cuda_torch *torch);
 
 #endif /* KVL_TESTS_CUDA_TORCH_H */

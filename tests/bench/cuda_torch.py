@@ -4,13 +4,12 @@
 them out over a torch queue, another takes them and copies them.
 
 Usage: cuda_torch.py BYTES CHUNKS. Prints 'ready NAME', or 'skip REASON' and ends. Then for each
-number N on stdin it brings over N chunks of BYTES bytes and prints the nanoseconds that took, from
-the request to the last byte. What favours torch: one tensor stays open all the time, so the mapping
-is never closed, and chunks go to memory in one piece, not to pages.
+number N on stdin it brings over N chunks of BYTES bytes and answers when the last byte is there. For
+'check' it looks whether the right ones have come. What favours torch: one tensor stays open all the
+time, so the mapping is never closed, and chunks go to memory in one piece, not to pages.
 """
 
 import sys
-import time
 
 
 def serve(bytes_each, count, requests, answers):
@@ -37,19 +36,18 @@ def measure(bytes_each, count):
     kept = answers.get()
     print("ready torch", torch.__version__, flush=True)
     for line in sys.stdin:
+        if line == "check\n":
+            right = all(int(own[i].min()) == int(own[i].max()) == i for i in range(count))
+            print("right" if right else "wrong", flush=True)
+            continue
         wanted = int(line)
-        before = time.monotonic_ns()
         requests.put(wanted)
         for i in range(wanted):
             chunk = answers.get()
             own[i % count].copy_(chunk)
             del chunk
         torch.cuda.synchronize()
-        spent = time.monotonic_ns() - before
-        for i in range(min(wanted, count)):
-            if int(own[i][-1]) != i % 256:
-                sys.exit("cuda_torch.py: wrong bytes")
-        print(spent, flush=True)
+        print("done", flush=True)
     del kept
     requests.put(0)
     peer.join(10)

@@ -161,6 +161,39 @@ static void test_pages_may_differ_between_engines(void **state)
     between(64, 16);
 }
 
+/* An engine computes with the first layers while the others arrive. */
+static void test_layers_are_there_when_they_are_said_to_be(void **state)
+{
+    struct gpu_engine_setup setup = setup_of(16, POOL, POOL);
+    struct gpu_remote a;
+    struct gpu_remote b;
+    struct gpu_answer ready;
+    struct gpu_answer answer;
+
+    (void)state;
+    setup.layers = 8;
+    start_saved(&a, &setup, SALT, &ready);
+    setup.pool_chunks = 0;
+    (void)snprintf(setup.peers, sizeof(setup.peers), "%s", ready.address);
+    gpu_remote_start(&b, &setup, &ready);
+    await(&b, "cuda_ipc_peer_links", 1);
+    (void)order(&b, GPU_ORDER_FILL, OTHER);
+    answer = order(&b, GPU_ORDER_LAYERS, SALT); /* out of the memory of A */
+    assert_int_equal(answer.r, COUNT);
+    assert_int_equal(answer.near, 0);
+    assert_int_equal(answer.value, 0);
+    gpu_remote_end(&a);
+    (void)order(&b, GPU_ORDER_FILL, SALT + 1);
+    assert_int_equal(order(&b, GPU_ORDER_REMOVE, 0).r, 0);
+    assert_int_equal(order(&b, GPU_ORDER_SAVE, 0).r, COUNT);
+    (void)order(&b, GPU_ORDER_FILL, OTHER);
+    answer = order(&b, GPU_ORDER_LAYERS, SALT + 1); /* out of its own store */
+    assert_int_equal(answer.r, COUNT);
+    assert_int_equal(answer.near, ALL);
+    assert_int_equal(answer.value, 0);
+    gpu_remote_end(&b);
+}
+
 /* Two have the chunks; one of them goes, and its mappings with it. */
 static void test_three_engines(void **state)
 {
@@ -297,6 +330,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_own_pool_comes_before_the_store),
         cmocka_unit_test(test_device_to_device),
         cmocka_unit_test(test_pages_may_differ_between_engines),
+        cmocka_unit_test(test_layers_are_there_when_they_are_said_to_be),
         cmocka_unit_test(test_three_engines),
         cmocka_unit_test(test_exporter_killed_is_a_miss),
         cmocka_unit_test(test_exporter_killed_while_it_is_read),

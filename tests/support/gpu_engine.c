@@ -157,6 +157,28 @@ int gpu_engine_load(struct gpu_engine *engine, uint32_t count)
     return r < 0 ? r : (int)result.matched;
 }
 
+int gpu_engine_load_layers(struct gpu_engine *engine, uint32_t count, uint64_t salt,
+                           uint64_t *wrong_out)
+{
+    const struct kvl_batch batch = batch_of(engine, count);
+    struct kvl_result result = result_of(engine, count);
+    uint64_t op = 0;
+    int r = engine->plugin->load(engine->instance, &batch, &result, &op);
+
+    *wrong_out = 0;
+    if (r != -EINPROGRESS) {
+        return r < 0 ? r : -EALREADY; /* device memory is never there at once */
+    }
+    for (uint32_t layer = 0; layer < engine->rig->layers; layer++) {
+        r = engine->plugin->wait_layers(engine->instance, op, layer + 1, batch.deadline_ms);
+        for (uint32_t i = 0; r == 0 && i < count; i++) {
+            *wrong_out += gpu_view_layer_differs(engine->rig, &engine->view, i, layer, salt);
+        }
+    }
+    r = engine->plugin->wait(engine->instance, op, KVL_NEVER, &result);
+    return r < 0 ? r : (int)result.matched;
+}
+
 int gpu_engine_remove(struct gpu_engine *engine, uint32_t count)
 {
     struct kvl_batch batch = batch_of(engine, count);

@@ -48,6 +48,13 @@ void gpu_engine_close(struct gpu_engine *engine);
 int gpu_engine_save(struct gpu_engine *engine, uint32_t count);
 int gpu_engine_load(struct gpu_engine *engine, uint32_t count);
 
+/**
+ * As gpu_engine_load(), and looks at each layer as soon as the plugin says that it is there.
+ * @param wrong_out  words that were wrong then; they should be as gpu_view_fill() with `salt` makes
+ */
+int gpu_engine_load_layers(struct gpu_engine *engine, uint32_t count, uint64_t salt,
+                           uint64_t *wrong_out);
+
 /** Takes the first `count` chunks out of wherever they are. @return 0; negative errno. */
 int gpu_engine_remove(struct gpu_engine *engine, uint32_t count);
 
@@ -68,6 +75,7 @@ enum gpu_order_op {
     GPU_ORDER_DIFFERS, /* value: wrong words of those whose bit is in `chunks` */
     GPU_ORDER_SAVE,
     GPU_ORDER_LOAD,
+    GPU_ORDER_LAYERS, /* load; value: wrong words of layers that were said to be there */
     GPU_ORDER_REMOVE,
     GPU_ORDER_STAT, /* value of `name` */
     GPU_ORDER_AWAIT, /* `name` to be at least `value` */

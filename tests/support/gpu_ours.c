@@ -84,10 +84,14 @@ struct cuda_ipc_kv *gpu_ours_kv(struct gpu_ours *ours, const struct gpu_view *vi
 void gpu_ours_pin(struct gpu_ours *ours, void *memory, uint64_t bytes)
 {
     struct kvl_err err = {.size = sizeof(err)};
-    int r = cuda_ipc_copy_pin(ours->copies[CUDA_IPC_AUTO], memory, bytes, &err);
 
-    if (r < 0) {
-        open_failed("memory cannot be pinned", r, &err);
+    /* The first one pins it; the others find it so, and take note. */
+    for (int i = 0; i < CUDA_IPC_METHODS; i++) {
+        int r = cuda_ipc_copy_pin(ours->copies[i], memory, bytes, &err);
+
+        if (r < 0 && r != -EEXIST) {
+            open_failed("memory cannot be pinned", r, &err);
+        }
     }
 }
 

@@ -84,9 +84,11 @@ static void serve_move(struct gpu_engine *engine, const struct gpu_order *order,
                        struct gpu_answer *answer)
 {
     answer->r = order->op == GPU_ORDER_SAVE ? gpu_engine_save(engine, order->count)
-                                            : gpu_engine_load(engine, order->count);
+                : order->op == GPU_ORDER_LOAD
+                    ? gpu_engine_load(engine, order->count)
+                    : gpu_engine_load_layers(engine, order->count, order->salt, &answer->value);
     answer->chunks = answer->r < 0 ? 0 : bits_of(engine, order->count);
-    for (uint32_t i = 0; order->op == GPU_ORDER_LOAD && i < order->count; i++) {
+    for (uint32_t i = 0; order->op != GPU_ORDER_SAVE && i < order->count; i++) {
         answer->near |= (uint32_t)(engine->location[i] == KVL_LOCATION_LOCAL) << i;
     }
 }
@@ -118,6 +120,7 @@ static void serve_order(struct gpu_engine *engine, struct gpu_rig *rig,
         break;
     case GPU_ORDER_SAVE:
     case GPU_ORDER_LOAD:
+    case GPU_ORDER_LAYERS:
         serve_move(engine, order, answer);
         break;
     case GPU_ORDER_REMOVE:

@@ -161,27 +161,36 @@ static uint64_t word_of(uint32_t chunk, uint64_t i, uint64_t salt)
     return salt + ((uint64_t)chunk << 48 | i / SERIES_WORDS << 32 | i % SERIES_WORDS);
 }
 
-/* Copies a chunk between `stage` and its blocks. */
-static void chunk_move(struct gpu_rig *rig, const struct gpu_view *view, uint32_t chunk, int is_put)
+/* Copies a chunk's words of one plane of one layer between `stage` and its blocks. */
+static void series_move(struct gpu_rig *rig, const struct gpu_view *view, uint32_t chunk,
+                        uint32_t series, int is_put)
 {
     const uint64_t bytes = view->kv.block_stride;
-    uint8_t *host = (uint8_t *)rig->stage;
+    uint8_t *host = (uint8_t *)(rig->stage + series * SERIES_WORDS);
 
-    for (uint32_t series = 0; series < GPU_RIG_PLANES * rig->layers; series++) {
-        for (uint32_t i = view->block_first[chunk]; i < view->block_first[chunk + 1]; i++) {
-            const cuda_ptr at = view->bases[series] + view->blocks[i] * bytes;
+    for (uint32_t i = view->block_first[chunk]; i < view->block_first[chunk + 1]; i++) {
+        const cuda_ptr at = view->bases[series] + view->blocks[i] * bytes;
 
-            if (is_put) {
-                gpu_rig_check(rig, "cuMemcpyHtoDAsync",
-                              rig->api.memcpy_htod_async(at, host, bytes, rig->stream));
-            } else {
-                gpu_rig_check(rig, "cuMemcpyDtoHAsync",
-                              rig->api.memcpy_dtoh_async(host, at, bytes, rig->stream));
-            }
-            host += bytes;
+        if (is_put) {
+            gpu_rig_check(rig, "cuMemcpyHtoDAsync",
+                          rig->api.memcpy_htod_async(at, host, bytes, rig->stream));
+        } else {
+            gpu_rig_check(rig, "cuMemcpyDtoHAsync",
+                          rig->api.memcpy_dtoh_async(host, at, bytes, rig->stream));
         }
+        host += bytes;
     }
-    gpu_rig_wait(rig);
+}
+
+static uint64_t series_differs(const struct gpu_rig *rig, uint32_t chunk, uint32_t series,
+                               uint64_t salt)
+{
+    uint64_t differ = 0;
+
+    for (uint64_t i = series * SERIES_WORDS; i < (series + 1) * SERIES_WORDS; i++) {
+        differ += rig->stage[i] != word_of(chunk, i, salt);
+    }
+    return differ;
 }
 
 void gpu_view_fill(struct gpu_rig *rig, const struct gpu_view *view, uint32_t chunk, uint64_t salt)
@@ -189,7 +198,26 @@ void gpu_view_fill(struct gpu_rig *rig, const struct gpu_view *view, uint32_t ch
     for (uint64_t i = 0; i < gpu_rig_chunk_bytes(rig) / sizeof(*rig->stage); i++) {
         rig->stage[i] = word_of(chunk, i, salt);
     }
-    chunk_move(rig, view, chunk, 1);
+    for (uint32_t series = 0; series < GPU_RIG_PLANES * rig->layers; series++) {
+        series_move(rig, view, chunk, series, 1);
+    }
+    gpu_rig_wait(rig);
+}
+
+uint64_t gpu_view_layer_differs(struct gpu_rig *rig, const struct gpu_view *view, uint32_t chunk,
+                                uint32_t layer, uint64_t salt)
+{
+    uint64_t differ = 0;
+
+    memset(rig->stage, 0, gpu_rig_chunk_bytes(rig));
+    for (uint32_t plane = 0; plane < GPU_RIG_PLANES; plane++) {
+        series_move(rig, view, chunk, plane * rig->layers + layer, 0);
+    }
+    gpu_rig_wait(rig);
+    for (uint32_t plane = 0; plane < GPU_RIG_PLANES; plane++) {
+        differ += series_differs(rig, chunk, plane * rig->layers + layer, salt);
+    }
+    return differ;
 }
 
 uint64_t gpu_view_differs(struct gpu_rig *rig, const struct gpu_view *view, uint32_t chunk,
@@ -197,10 +225,8 @@ uint64_t gpu_view_differs(struct gpu_rig *rig, const struct gpu_view *view, uint
 {
     uint64_t differ = 0;
 
-    memset(rig->stage, 0, gpu_rig_chunk_bytes(rig));
-    chunk_move(rig, view, chunk, 0);
-    for (uint64_t i = 0; i < gpu_rig_chunk_bytes(rig) / sizeof(*rig->stage); i++) {
-        differ += rig->stage[i] != word_of(chunk, i, salt);
+    for (uint32_t layer = 0; layer < rig->layers; layer++) {
+        differ += gpu_view_layer_differs(rig, view, chunk, layer, salt);
     }
     return differ;
 }

@@ -82,6 +82,9 @@ void gpu_view_fill(struct gpu_rig *rig, const struct gpu_view *view, uint32_t ch
 /** Compares a chunk with what such a fill made. @return words that differ. */
 uint64_t gpu_view_differs(struct gpu_rig *rig, const struct gpu_view *view, uint32_t chunk,
                           uint64_t salt);
+/** The same for one layer of it. */
+uint64_t gpu_view_layer_differs(struct gpu_rig *rig, const struct gpu_view *view, uint32_t chunk,
+                                uint32_t layer, uint64_t salt);
 
 /* ---- other processes ---- */
 

@@ -105,6 +105,62 @@ static void test_a_calibration_changes_no_bytes(void **state)
     copy_rig_close(rig);
 }
 
+/* More runs than a table of the kernel holds, so that parts end in the middle of spans. */
+static void test_more_runs_than_a_table_holds(void **state)
+{
+    enum { RUNS = 6000 };
+    static struct kvl_sg sg[RUNS];
+    const uint32_t sg_first[] = {0, RUNS};
+    const uint64_t bytes[] = {RUNS * 16};
+
+    (void)state;
+    for (uint32_t round = 0; round < 12; round++) {
+        const struct cuda_ipc_copy_options options = {
+            .method = CUDA_IPC_KERNEL,
+            .stage_bytes = round < 4   ? 131072
+                           : round < 8 ? 60000
+                                       : 48128,
+            .image = copy_rig_image(),
+        };
+        struct copy_rig *rig = copy_rig_open("13000", &options, round % 2 == 0);
+        const bool has_runs_first = round / 2 % 2 == 0;
+        const bool is_host = round % 4 < 3;
+        static struct copy_case c;
+        uint64_t seed = 25;
+        struct cuda_ipc_job_side runs = {
+            .kind = CUDA_IPC_SIDE_RUNS, .sg = sg, .sg_first = sg_first};
+        struct cuda_ipc_job_side whole = {.kind =
+                                              is_host ? CUDA_IPC_SIDE_HOST : CUDA_IPC_SIDE_DEVICE};
+        const void *hosts[] = {rig->host_memory[has_runs_first ? 0 : 1]};
+        const cuda_ptr addrs[] = {rig->device_memory[has_runs_first ? 0 : 1]};
+
+        copy_case_make(rig, &c, CUDA_IPC_SIDE_DEVICE, CUDA_IPC_SIDE_DEVICE, 16, 0, &seed);
+        memset(rig->expected, 0, COPY_ARENA);
+        for (uint32_t i = 0; i < RUNS; i++) {
+            const uint32_t at = (i * 7 % RUNS) * 40 / 8 * 8; /* 8 divides all, 16 does not */
+
+            sg[i] = (struct kvl_sg){.mem = KVL_MEM_CUDA,
+                                    .addr = rig->device_memory[has_runs_first ? 1 : 0] + at,
+                                    .length = 16,
+                                    .count = 1};
+            memcpy(rig->expected + (has_runs_first ? i * 16 : at),
+                   rig->src + (has_runs_first ? at : i * 16), 16);
+        }
+        whole.hosts = hosts;
+        whole.addrs = addrs;
+        c.job.count = 1;
+        c.job.bytes = bytes;
+        c.job.src = has_runs_first ? runs : whole;
+        c.job.dst = has_runs_first ? whole : runs;
+        assert_int_equal(copy_case_submit(rig, &c), 0);
+        assert_int_equal(copy_case_wait(&c), 0);
+        assert_true(copy_rig_stat(rig, "copy_parts") >= 3);
+        assert_memory_equal(copy_case_see(rig, &c), rig->expected, COPY_ARENA);
+        copy_case_free(rig, &c);
+        copy_rig_close(rig);
+    }
+}
+
 /* ---- order ---- */
 
 static const struct cuda_ipc_copy_options small = {
@@ -437,6 +493,7 @@ int main(void)
         cmocka_unit_test(test_single_copies_move_between_all_sides),
         cmocka_unit_test(test_what_is_missing_is_replaced),
         cmocka_unit_test(test_a_calibration_changes_no_bytes),
+        cmocka_unit_test(test_more_runs_than_a_table_holds),
         cmocka_unit_test(test_a_job_comes_after_the_engines_stream),
         cmocka_unit_test(test_a_job_comes_after_given_events),
         cmocka_unit_test(test_layers_are_told_in_order_when_they_are_there),
