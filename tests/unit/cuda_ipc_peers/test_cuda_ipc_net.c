@@ -910,11 +910,11 @@ static int note_descriptors(void **state)
     return 0;
 }
 
-/* Of sockets, processes and memory of peers: none is left over, whatever the tests did. */
-static int check_descriptors(void **state)
+/* Of sockets, processes and memory of peers: none is left over, whatever the tests before did. */
+static void test_no_descriptor_is_left(void **state)
 {
     (void)state;
-    return open_descriptors() == descriptors_before ? 0 : -1;
+    assert_int_equal(open_descriptors(), descriptors_before);
 }
 
 int main(void)
@@ -938,7 +938,8 @@ int main(void)
         cmocka_unit_test(test_answers_that_are_lies),
         cmocka_unit_test(test_paths),
         cmocka_unit_test(test_addresses),
+        cmocka_unit_test(test_no_descriptor_is_left), /* the last one */
     };
 
-    return cmocka_run_group_tests(tests, note_descriptors, check_descriptors);
+    return cmocka_run_group_tests(tests, note_descriptors, NULL);
 }
