@@ -371,9 +371,9 @@ static int net_allocate(struct cuda_ipc_net *net)
     }
     for (uint32_t i = 0; i < net->env.max_peers; i++) {
         net->conns[i].net = net;
-        net->conns[i].port.fd = -1;
+        net->conns[i].port = (struct cuda_ipc_port){.fd = -1, .pidfd = -1};
         net->links[i].net = net;
-        net->links[i].port.fd = -1;
+        net->links[i].port = (struct cuda_ipc_port){.fd = -1, .pidfd = -1};
     }
     return 0;
 }

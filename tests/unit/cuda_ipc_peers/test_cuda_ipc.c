@@ -574,8 +574,8 @@ static void test_what_check_refuses(void **state)
     check_refused("pool", "8T", "segments");
 }
 
-/* A driver that goes wrong under a copy: the batch fails, and nothing is found of it. In a process of
- * its own: what is left of a device that is lost is the driver's. */
+/* A driver that goes wrong under a copy: the batch fails, and nothing is found of it. In a process
+ * of its own: what is left of a device that is lost is the driver's. */
 static int run_lost(int fd)
 {
     struct cuda_engine_rig *rig = malloc(sizeof(*rig));
