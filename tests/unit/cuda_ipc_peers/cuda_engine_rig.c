@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cuda_engine_rig.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -310,6 +311,19 @@ void cuda_engine_await_links(struct cuda_engine_rig *rig, uint64_t count)
     struct cuda_engine_links links = {rig, count};
 
     cuda_rig_until(cuda_engine_is_linked, &links);
+}
+
+uint32_t cuda_engine_descriptors(void)
+{
+    DIR *folder = opendir("/proc/self/fd");
+    uint32_t count = 0;
+
+    CHECK(folder != NULL);
+    while (readdir(folder) != NULL) {
+        count++;
+    }
+    closedir(folder);
+    return count;
 }
 
 struct cuda_engine_wish {

@@ -86,6 +86,9 @@ void cuda_engine_meet(struct cuda_engine_rig *rig, struct cuda_engine_rig *other
 /** Waits until it has so many links. */
 void cuda_engine_await_links(struct cuda_engine_rig *rig, uint64_t count);
 
+/** Descriptors that this process has open. */
+uint32_t cuda_engine_descriptors(void);
+
 uint64_t cuda_engine_stat(struct cuda_engine_rig *rig, const char *name);
 struct kvl_health cuda_engine_health(struct cuda_engine_rig *rig);
 

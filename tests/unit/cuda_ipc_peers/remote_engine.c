@@ -16,6 +16,7 @@ struct remote_self {
     uint32_t count; /* of the load that was begun */
     uint32_t seed;
     uint64_t cookie;
+    uint32_t descriptors; /* before the instance */
 };
 
 /* Room for the chunks of a load at the end of the cache. */
@@ -117,6 +118,7 @@ static void remote_do(struct remote_self *self, const struct remote_order *order
         break;
     case REMOTE_STOP:
         cuda_engine_fini(rig);
+        CHECK(cuda_engine_descriptors() == self->descriptors);
         cuda_rig_close(&self->cuda); /* nothing of the driver's is left */
         break;
     }
@@ -150,6 +152,7 @@ int remote_engine_run(int fd)
     cuda_rig_recv(fd, &order, sizeof(order));
     remote_settings((char *)order.bytes, pairs);
     cuda_rig_open(&self->cuda);
+    self->descriptors = cuda_engine_descriptors();
     cuda_engine_init(&self->rig, &self->cuda, pairs);
     cuda_engine_start(&self->rig);
     memset(&answer, 0, sizeof(answer));

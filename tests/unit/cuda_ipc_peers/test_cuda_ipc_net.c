@@ -4,7 +4,6 @@
  */
 #include "cm.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -18,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cuda_engine_rig.h"
 #include "cuda_ipc_net.h"
 #include "fake_host.h"
 
@@ -888,25 +888,12 @@ static void test_addresses(void **state)
     assert_int_equal(cuda_ipc_address_from_bytes((const uint8_t *)"a/b", 3, &address), -EINVAL);
 }
 
-static int open_descriptors(void)
-{
-    DIR *folder = opendir("/proc/self/fd");
-    int count = 0;
-
-    assert_non_null(folder);
-    while (readdir(folder) != NULL) {
-        count++;
-    }
-    closedir(folder);
-    return count;
-}
-
-static int descriptors_before;
+static uint32_t descriptors_before;
 
 static int note_descriptors(void **state)
 {
     (void)state;
-    descriptors_before = open_descriptors();
+    descriptors_before = cuda_engine_descriptors();
     return 0;
 }
 
@@ -914,7 +901,7 @@ static int note_descriptors(void **state)
 static void test_no_descriptor_is_left(void **state)
 {
     (void)state;
-    assert_int_equal(open_descriptors(), descriptors_before);
+    assert_int_equal(cuda_engine_descriptors(), descriptors_before);
 }
 
 int main(void)
