@@ -225,22 +225,20 @@ static int haul_host_runs(struct cuda_ipc_haul *part, const struct cuda_ipc_far 
 /* ---- under way ---- */
 
 /* How far all parts together are. The lock is held, so that what the host is told only grows; the
- * host's function neither blocks nor comes back here. */
-/* Once the engine goes on with layers of a chunk, no other holder may serve that chunk any more: so
- * nothing is told while one of them may still be a miss. */
+ * host's function neither blocks nor comes back here. Once the engine goes on with layers of a
+ * chunk, no other holder may serve that chunk any more: so nothing is told while one of them may
+ * still be a miss. */
 static void haul_tell(struct cuda_ipc_op *op)
 {
     const struct kvl_host *host = op->self->host;
     uint32_t layers = UINT32_MAX;
-    uint32_t covered = 0;
 
     for (const struct cuda_ipc_haul *part = op->parts; part != NULL; part = part->next) {
-        covered += part->count;
         if (!part->is_over && part->layers < layers) {
             layers = part->layers;
         }
     }
-    if (!op->is_spread || op->has_failed || covered != op->count) {
+    if (!op->is_spread || op->has_failed || op->covered != op->count) {
         return;
     }
     if (layers != UINT32_MAX && layers > op->layers) {
@@ -313,6 +311,7 @@ static int haul_link(struct cuda_ipc_haul *part)
         part->id = atomic_fetch_add(&self->next_part, 1) + 1;
         part->next = op->parts;
         op->parts = part;
+        op->covered += part->count;
     }
     pthread_mutex_unlock(&self->ops_lock);
     return r;
@@ -368,6 +367,9 @@ static int haul_launch(struct cuda_ipc_haul *part, struct cuda_ipc_job *job)
     r = cuda_ipc_copy_submit(self->copy, job);
     if (r < 0) {
         atomic_fetch_sub(&op->open, 1); /* never the last: the caller holds it */
+        pthread_mutex_lock(&self->ops_lock);
+        op->covered -= part->count;
+        pthread_mutex_unlock(&self->ops_lock);
         return r;
     }
     if (atomic_load(&op->cancel) != 0) { /* it came before the job could be found */

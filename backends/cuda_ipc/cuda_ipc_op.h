@@ -87,6 +87,7 @@ struct cuda_ipc_op {
     struct cuda_ipc_haul *parts; /* all of them */
     uint32_t layers; /* told to the host */
     bool is_spread; /* no further parts will come */
+    uint32_t covered; /* chunks that a part has, or had */
     bool has_failed; /* a chunk of a part did not arrive */
     bool is_searching; /* the net's thread looks for its chunks */
 

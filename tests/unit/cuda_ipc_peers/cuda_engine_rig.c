@@ -189,6 +189,7 @@ int cuda_engine_submit(struct cuda_engine_rig *rig, cuda_engine_submit_fn submit
         .kv = rig->kv,
         .blocks = blocks,
         .block_first = first,
+        .flags = rig->flags,
         .stream = stream,
     };
 

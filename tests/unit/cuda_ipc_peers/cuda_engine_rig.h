@@ -40,6 +40,7 @@ struct cuda_engine_rig {
     cuda_ptr cache; /* all bases, one after the other */
     uint64_t kv; /* its number; 0 = not registered */
     uint64_t cookie;
+    uint32_t flags; /* of batches */
 };
 
 /** @param pairs  settings beside the defaults of the rig, NULL at the end; they win */

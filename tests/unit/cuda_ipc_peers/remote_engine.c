@@ -111,6 +111,10 @@ static void remote_do(struct remote_self *self, const struct remote_order *order
     case REMOTE_ERRORS:
         remote_count_errors(self, answer);
         break;
+    case REMOTE_STOP_READ:
+        cuda_engine_fini(rig);
+        CHECK(strstr(rig->warnings, "still read the pool") != NULL);
+        break;
     case REMOTE_STOP:
         cuda_engine_fini(rig);
         cuda_rig_close(&self->cuda); /* nothing of the driver's is left */
@@ -151,7 +155,7 @@ int remote_engine_run(int fd)
     memset(&answer, 0, sizeof(answer));
     answer.length = fake_host_offer(self->rig.fake, answer.bytes);
     cuda_rig_send(fd, &answer, sizeof(answer));
-    while (order.what != REMOTE_STOP) {
+    while (order.what != REMOTE_STOP && order.what != REMOTE_STOP_READ) {
         cuda_rig_recv(fd, &order, sizeof(order));
         memset(&answer, 0, sizeof(answer));
         remote_do(self, &order, &answer);

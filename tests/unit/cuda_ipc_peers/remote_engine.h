@@ -25,6 +25,7 @@ enum remote_what {
     REMOTE_HEALTH, /* value: state; text: text */
     REMOTE_ERRORS, /* value: lines of level error; text: the first ones */
     REMOTE_STOP, /* stops and destroys, checks that nothing is left over */
+    REMOTE_STOP_READ, /* the same under a peer's read: the pool stays, and that is said */
 };
 
 struct remote_order {

@@ -310,6 +310,9 @@ static void test_two_instances_in_one_process(void **state)
     assert_int_equal(cuda_engine_stat(&b, "read_peer"), 6);
     assert_int_equal(cuda_engine_stat(&b, "lookup_peer"), 1);
     assert_int_equal(cuda_engine_stat(&b, "import_failures"), 0);
+    b.flags = KVL_BATCH_HELD; /* who asks on behalf of a peer does not ask others */
+    assert_int_equal(cuda_engine_load(&b, "k", 6, 50), -ENOENT);
+    b.flags = 0;
     assert_int_equal(cuda_engine_load(&b, "nobody", 2, 0), -ENOENT);
     cuda_engine_fini(&b);
     assert_string_equal(a.errors, "");
@@ -571,27 +574,42 @@ static void test_what_check_refuses(void **state)
     check_refused("pool", "8T", "segments");
 }
 
-/* A driver that goes wrong under a copy: the batch fails, and nothing is found of it. */
+/* A driver that goes wrong under a copy: the batch fails, and nothing is found of it. In a process of
+ * its own: what is left of a device that is lost is the driver's. */
+static int run_lost(int fd)
+{
+    struct cuda_engine_rig *rig = malloc(sizeof(*rig));
+
+    CUDA_RIG_CHECK(rig != NULL);
+    cuda_rig_open(&cuda);
+    cuda_engine_init(rig, &cuda, NULL);
+    cuda_engine_start(rig);
+    cuda_engine_save(rig, "k", 2, 9);
+    CUDA_RIG_CHECK(cuda.control->fail_calls("cuMemcpyBatchAsync=700,cuMemcpyDtoDAsync=700,"
+                                            "cuMemcpy2DAsync=700,cuLaunchKernel=700,"
+                                            "cuMemcpyAsync=700") == 0);
+    CUDA_RIG_CHECK(cuda_engine_batch(rig, rig->ops->write, "n", 2, 0, NULL) == -EIO);
+    CUDA_RIG_CHECK(cuda.control->fail_calls(NULL) == 0);
+    CUDA_RIG_CHECK(cuda_engine_has(rig, "n0") == 0);
+    CUDA_RIG_CHECK(cuda_engine_has(rig, "k0") == 0); /* whatever it holds now */
+    CUDA_RIG_CHECK(fake_host_holds(rig->fake, "k0") == 0);
+    CUDA_RIG_CHECK(cuda_engine_batch(rig, rig->ops->read, "k", 1, 40, NULL) == -ENOENT);
+    CUDA_RIG_CHECK(cuda_engine_health(rig).state == KVL_HEALTH_DEGRADED);
+    rig->cache = 0;
+    cuda_engine_fini(rig);
+    free(rig);
+    cuda_rig_step(fd);
+    return 0;
+}
+
 static void test_a_device_that_is_lost(void **state)
 {
-    struct cuda_engine_rig rig;
+    struct cuda_rig_peer peer;
 
     (void)state;
-    cuda_engine_init(&rig, &cuda, NULL);
-    cuda_engine_start(&rig);
-    cuda_engine_save(&rig, "k", 2, 9);
-    assert_int_equal(cuda.control->fail_calls("cuMemcpyBatchAsync=700,cuMemcpyDtoDAsync=700,"
-                                              "cuMemcpy2DAsync=700,cuLaunchKernel=700,"
-                                              "cuMemcpyAsync=700"),
-                     0);
-    assert_int_equal(cuda_engine_batch(&rig, rig.ops->write, "n", 2, 0, NULL), -EIO);
-    assert_int_equal(cuda.control->fail_calls(NULL), 0);
-    assert_int_equal(cuda_engine_has(&rig, "n0"), 0);
-    assert_int_equal(cuda_engine_has(&rig, "k0"), 0); /* whatever it holds now */
-    assert_int_equal(fake_host_holds(rig.fake, "k0"), 0);
-    assert_int_equal(cuda_engine_batch(&rig, rig.ops->read, "k", 1, 40, NULL), -ENOENT);
-    assert_int_equal(cuda_engine_health(&rig).state, KVL_HEALTH_DEGRADED);
-    cuda_engine_fini(&rig);
+    cuda_rig_start(&peer, "lost");
+    cuda_rig_await(peer.fd);
+    cuda_rig_end(&peer);
 }
 
 int main(int argc, char **argv)
@@ -615,9 +633,10 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_what_check_refuses),
         cmocka_unit_test(test_a_device_that_is_lost),
     };
+    const struct cuda_rig_role roles[] = {{"lost", run_lost}};
     int failures;
 
-    cuda_rig_main(argc, argv, NULL, 0);
+    cuda_rig_main(argc, argv, roles, 1);
     cuda_rig_machine();
     cuda_rig_open(&cuda);
     failures = cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,6 +4,7 @@
  */
 #include "cm.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -887,6 +888,35 @@ static void test_addresses(void **state)
     assert_int_equal(cuda_ipc_address_from_bytes((const uint8_t *)"a/b", 3, &address), -EINVAL);
 }
 
+static int open_descriptors(void)
+{
+    DIR *folder = opendir("/proc/self/fd");
+    int count = 0;
+
+    assert_non_null(folder);
+    while (readdir(folder) != NULL) {
+        count++;
+    }
+    closedir(folder);
+    return count;
+}
+
+static int descriptors_before;
+
+static int note_descriptors(void **state)
+{
+    (void)state;
+    descriptors_before = open_descriptors();
+    return 0;
+}
+
+/* Of sockets, processes and memory of peers: none is left over, whatever the tests did. */
+static int check_descriptors(void **state)
+{
+    (void)state;
+    return open_descriptors() == descriptors_before ? 0 : -1;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -910,5 +940,5 @@ int main(void)
         cmocka_unit_test(test_addresses),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, note_descriptors, check_descriptors);
 }
