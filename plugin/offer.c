@@ -22,7 +22,7 @@ int kvl_offer_box_put(struct kvl_offer_box *box, const void *bytes, uint32_t len
     }
     pthread_mutex_lock(&box->lock);
     box->length = length;
-    if (length > 0) {
+    if (bytes != NULL && length > 0) {
         memcpy(box->bytes, bytes, length);
     }
     pthread_mutex_unlock(&box->lock);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * LMCache's `lmcache_controller` with its flags and environment, as a section of the plugin. What is
- * given goes over the INI file: flag, then environment, then file, then default.
+ * LMCache's `lmcache_controller` with its flags and environment, as a section of the plugin. What
+ * is given goes over the INI file: flag, then environment, then file, then default.
  */
 #include "cli.h"
 

@@ -147,8 +147,8 @@ int demo_flip_remote(struct demo *self)
 }
 
 /*
- * After the others, so that no good copy is left and the chunk has to be computed. Where one of them
- * was not tried, the good copy there takes its place.
+ * After the others, so that no good copy is left and the chunk has to be computed. Where one of
+ * them was not tried, the good copy there takes its place.
  */
 int demo_flip_local(struct demo *self)
 {

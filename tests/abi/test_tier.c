@@ -30,7 +30,7 @@ static void fill(uint8_t *out, int i, int version)
 static int save(int i, int version)
 {
     struct engine_batch batch;
-    char key[16];
+    char key[24];
 
     snprintf(key, sizeof(key), "chunk%d", i);
     fill(data, i, version);
@@ -46,7 +46,7 @@ static int load(int i, int version, uint8_t *location)
 {
     struct engine_batch batch;
     uint8_t expected[BYTES];
-    char key[16];
+    char key[24];
 
     snprintf(key, sizeof(key), "chunk%d", i);
     memset(data, 0, sizeof(data));

@@ -7,8 +7,9 @@
  *
  *  - Device pointers have a bit that no address of the CPU has: touching one faults at once.
  *  - Streams run their work later, on threads of their own, and only after the events waited for.
- *    Copies of a batch run in an order of chance. Freeing memory does not wait for copies: one that
- *    finds its memory gone breaks the context (700), as does an access beyond it.
+ *    Copies of a batch run in an order of chance. Freeing memory waits for
+ *    the copy that uses it at that moment, not for those behind it, be they of the same batch: a
+ *    copy that finds its memory gone breaks the context (700), as does an access beyond it.
  *  - Copies from unpinned memory take its bytes at once; copies into it return when they are done,
  *    so never while their stream is held.
  *  - Memory starts with a pattern, not with zeros.

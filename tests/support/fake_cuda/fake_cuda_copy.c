@@ -18,18 +18,31 @@ static void copy_rows(uint8_t *dst, size_t dst_pitch, const uint8_t *src, size_t
     }
 }
 
+/* What was pinned at submission and is not any more was given back: it may be gone altogether. */
+static cuda_result copy_pin_side(cuda_context context, cuda_ptr ptr, size_t span, int write,
+                                 enum fake_place place, struct fake_pin *pin_out)
+{
+    cuda_result code = fake_range_pin(context, ptr, span, write, pin_out);
+
+    if (code == CUDA_OK && pin_out->place != place) {
+        fake_range_unpin(pin_out);
+        code = CUDA_E_ILLEGAL_ADDRESS;
+    }
+    return code;
+}
+
 /* Lock held. A staged source needs no pin. */
 static cuda_result copy_pin(const struct fake_copy *copy, cuda_context context,
                             struct fake_pin *dst_out, struct fake_pin *src_out)
 {
-    cuda_result code = fake_range_pin(
-        context, copy->dst, fake_copy_span(copy->bytes, copy->rows, copy->dst_pitch), 1, dst_out);
+    size_t dst_span = fake_copy_span(copy->bytes, copy->rows, copy->dst_pitch);
+    size_t src_span = fake_copy_span(copy->bytes, copy->rows, copy->src_pitch);
+    cuda_result code = copy_pin_side(context, copy->dst, dst_span, 1, copy->dst_place, dst_out);
 
     if (code != CUDA_OK || copy->staged != NULL) {
         return code;
     }
-    code = fake_range_pin(context, copy->src,
-                          fake_copy_span(copy->bytes, copy->rows, copy->src_pitch), 0, src_out);
+    code = copy_pin_side(context, copy->src, src_span, 0, copy->src_place, src_out);
     if (code != CUDA_OK) {
         fake_range_unpin(dst_out);
     }
@@ -136,13 +149,16 @@ static cuda_result copy_stage(struct fake_copy *copy, cuda_context context)
     return code;
 }
 
+static unsigned int copy_on(enum fake_place place)
+{
+    return place == FAKE_DEVICE ? FAKE_ON_DEVICE : FAKE_ON_HOST;
+}
+
 cuda_result fake_copy_prepare(struct fake_copies *copies, uint32_t item, unsigned int dst_on,
                               unsigned int src_on, int stage)
 {
     struct fake_copy *copy = &copies->items[item];
     cuda_context context = fake_current();
-    enum fake_place dst;
-    enum fake_place src;
     cuda_result code;
 
     if (copy->rows == 0 || copy->bytes == 0 ||
@@ -150,17 +166,19 @@ cuda_result fake_copy_prepare(struct fake_copies *copies, uint32_t item, unsigne
         return CUDA_E_INVALID_VALUE;
     }
     code = fake_range_check(context, copy->dst,
-                            fake_copy_span(copy->bytes, copy->rows, copy->dst_pitch), 1, &dst);
+                            fake_copy_span(copy->bytes, copy->rows, copy->dst_pitch), 1,
+                            &copy->dst_place);
     if (code == CUDA_OK) {
         code = fake_range_check(context, copy->src,
-                                fake_copy_span(copy->bytes, copy->rows, copy->src_pitch), 0, &src);
+                                fake_copy_span(copy->bytes, copy->rows, copy->src_pitch), 0,
+                                &copy->src_place);
     }
-    if (code != CUDA_OK || (dst_on & (dst == FAKE_DEVICE ? FAKE_ON_DEVICE : FAKE_ON_HOST)) == 0 ||
-        (src_on & (src == FAKE_DEVICE ? FAKE_ON_DEVICE : FAKE_ON_HOST)) == 0) {
+    if (code != CUDA_OK || (dst_on & copy_on(copy->dst_place)) == 0 ||
+        (src_on & copy_on(copy->src_place)) == 0) {
         return CUDA_E_INVALID_VALUE;
     }
-    copies->waits |= dst == FAKE_PAGEABLE;
-    if (stage || (src == FAKE_PAGEABLE && !copies->shuffle)) {
+    copies->waits |= copy->dst_place == FAKE_PAGEABLE;
+    if (stage || (copy->src_place == FAKE_PAGEABLE && !copies->shuffle)) {
         return copy_stage(copy, context);
     }
     return CUDA_OK;

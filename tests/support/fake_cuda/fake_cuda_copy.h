@@ -16,6 +16,8 @@ struct fake_copy {
     size_t rows;
     size_t dst_pitch;
     size_t src_pitch;
+    enum fake_place dst_place; /* at submission */
+    enum fake_place src_place;
     uint8_t *staged; /* the source as it was at submission, packed; owned. NULL: read it later */
 };
 

@@ -140,11 +140,11 @@ static cuda_result range_check_host(cuda_ptr ptr, size_t bytes, enum fake_place 
     for (const struct fake_map *map = fake.maps; map != NULL; map = map->next) {
         cuda_ptr end = map->base + map->bytes;
 
-        if (map->doomed || end <= ptr || map->base >= ptr + bytes) {
+        if (end <= ptr || map->base >= ptr + bytes) {
             continue;
         }
-        /* half pinned, half not: the driver refuses that */
-        if (ptr < map->base || ptr + bytes > end) {
+        /* half pinned, half not: the driver refuses that. What is being freed is of neither kind */
+        if (map->doomed || ptr < map->base || ptr + bytes > end) {
             return CUDA_E_INVALID_VALUE;
         }
         *place_out = FAKE_PINNED;

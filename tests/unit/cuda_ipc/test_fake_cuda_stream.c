@@ -9,10 +9,15 @@
 
 #include <cmocka.h>
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "cuda_rig.h"
+
+#define PINNED (1u << 20)
+#define PINNED_COPIES 256u
 
 static int open_rig(void **state)
 {
@@ -205,6 +210,97 @@ static void test_memory_freed_under_a_copy_breaks_the_context(void **state)
     assert_int_equal(api->mem_free(ptr), CUDA_OK);
 }
 
+/* Nor is it plain memory of the process when its driver's hold on it ended: nothing is touched. */
+static void check_gone_host(struct cuda_rig *rig, void *host, int is_registered)
+{
+    const struct cuda_ipc_api *api = &rig->api;
+    struct cuda_copy_attrs attrs = {.src_access_order = CUDA_ORDER_STREAM};
+    cuda_stream stream = cuda_rig_stream(rig);
+    cuda_ptr dst = (cuda_ptr)(uintptr_t)host;
+    cuda_ptr src = cuda_rig_memory(rig, PINNED);
+    size_t bytes = PINNED;
+    size_t first = 0;
+
+    rig->control->hold(stream);
+    assert_int_equal(
+        api->memcpy_batch_async_13000(&dst, &src, &bytes, 1, &attrs, &first, 1, stream), CUDA_OK);
+    if (is_registered) {
+        assert_int_equal(api->mem_host_unregister(host), CUDA_OK);
+        assert_int_equal(munmap(host, PINNED), 0);
+    } else {
+        assert_int_equal(api->mem_free_host(host), CUDA_OK);
+    }
+    rig->control->release(stream);
+    assert_int_equal(api->stream_synchronize(stream), CUDA_E_ILLEGAL_ADDRESS);
+    assert_int_equal(api->device_primary_ctx_release(0), CUDA_OK);
+    cuda_rig_open(rig);
+}
+
+static void test_pinned_memory_freed_under_a_copy_breaks_the_context(void **state)
+{
+    struct cuda_rig *rig = *state;
+    void *host;
+
+    assert_int_equal(rig->api.mem_host_alloc(&host, PINNED, 0), CUDA_OK);
+    check_gone_host(rig, host, 0);
+    host = mmap(NULL, PINNED, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(host != MAP_FAILED);
+    assert_int_equal(rig->api.mem_host_register(host, PINNED, 0), CUDA_OK);
+    check_gone_host(rig, host, 1);
+}
+
+struct freeing {
+    const struct cuda_rig *rig;
+    void *host;
+};
+
+static void *free_pinned(void *arg)
+{
+    const struct freeing *freeing = arg;
+
+    CUDA_RIG_CHECK(cuda_ipc_api_enter(&freeing->rig->api, freeing->rig->context) == 0);
+    CUDA_RIG_CHECK(freeing->rig->api.mem_free_host(freeing->host) == CUDA_OK);
+    return NULL;
+}
+
+/* Taken away by another thread while a batch with many copies to it runs. */
+static void test_pinned_memory_freed_while_a_batch_runs(void **state)
+{
+    struct cuda_rig *rig = *state;
+    const struct cuda_ipc_api *api = &rig->api;
+
+    for (uint32_t round = 0; round < 20; round++) {
+        struct cuda_copy_attrs attrs = {.src_access_order = CUDA_ORDER_STREAM};
+        struct freeing freeing = {.rig = rig};
+        cuda_ptr dsts[PINNED_COPIES];
+        cuda_ptr srcs[PINNED_COPIES];
+        size_t sizes[PINNED_COPIES];
+        size_t first = 0;
+        cuda_stream stream = cuda_rig_stream(rig);
+        cuda_ptr src = cuda_rig_memory(rig, PINNED);
+        pthread_t thread;
+        cuda_result code;
+
+        assert_int_equal(api->mem_host_alloc(&freeing.host, PINNED, 0), CUDA_OK);
+        for (uint32_t i = 0; i < PINNED_COPIES; i++) {
+            sizes[i] = PINNED / PINNED_COPIES;
+            dsts[i] = (cuda_ptr)(uintptr_t)freeing.host + i * sizes[i];
+            srcs[i] = src + i * sizes[i];
+        }
+        rig->control->hold(stream);
+        assert_int_equal(api->memcpy_batch_async_13000(dsts, srcs, sizes, PINNED_COPIES, &attrs,
+                                                       &first, 1, stream),
+                         CUDA_OK);
+        rig->control->release(stream);
+        assert_int_equal(pthread_create(&thread, NULL, free_pinned, &freeing), 0);
+        code = api->stream_synchronize(stream);
+        assert_true(code == CUDA_OK || code == CUDA_E_ILLEGAL_ADDRESS);
+        assert_int_equal(pthread_join(thread, NULL), 0);
+        assert_int_equal(api->device_primary_ctx_release(0), CUDA_OK);
+        cuda_rig_open(rig);
+    }
+}
+
 static void test_all_streams_can_be_held(void **state)
 {
     const struct cuda_rig *rig = *state;
@@ -325,6 +421,8 @@ int main(void)
         TEST(test_flags_of_events),
         TEST(test_callbacks_must_not_call_the_driver),
         TEST(test_memory_freed_under_a_copy_breaks_the_context),
+        TEST(test_pinned_memory_freed_under_a_copy_breaks_the_context),
+        TEST(test_pinned_memory_freed_while_a_batch_runs),
         TEST(test_all_streams_can_be_held),
         TEST(test_a_capture_forbids_calls_beside_it),
         TEST(test_kernels_run_in_streams),
