@@ -40,7 +40,7 @@ static int op_take_kv(struct cuda_ipc_op *op, const struct kvl_batch *batch)
     }
     engine->kv = cuda_ipc_kv_get(&op->self->kvs, batch->kv);
     if (engine->kv == NULL) {
-        return cuda_ipc_kvs_is_lost(&op->self->kvs, batch->kv) ? -ESTALE : -EINVAL;
+        return cuda_ipc_kvs_is_lost(&op->self->kvs, batch->kv) ? -ENODEV : -EINVAL;
     }
     engine->kind = CUDA_IPC_ENGINE_KV;
     engine->device = engine->kv->device->ordinal;

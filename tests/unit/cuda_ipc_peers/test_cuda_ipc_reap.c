@@ -186,7 +186,7 @@ static void idle(void)
     await_imports(0); /* before it is unregistered */
     CHECK(cuda_engine_stat(&scene->rig, "kv_producers_lost") == 1);
     CHECK(cuda_engine_stat(&scene->rig, "map_entries") == 0);
-    CHECK(begin_gather(scene, number) == -ESTALE);
+    CHECK(begin_gather(scene, number) == -ENODEV);
     health = cuda_engine_health(&scene->rig);
     CHECK(health.state == KVL_HEALTH_DEGRADED && strstr(health.text, "have ended") != NULL);
     (void)snprintf(text, sizeof(text), "process %d ", pid);
@@ -217,7 +217,7 @@ static void held(void)
     cuda.control->release(NULL);
     end_gather(scene);
     await_imports(0);
-    CHECK(begin_gather(scene, number) == -ESTALE);
+    CHECK(begin_gather(scene, number) == -ENODEV);
     CHECK(torch_peer_counter(&scene->torch, 0) == 0);
     CHECK(unregister(scene, number) == 0);
     torch_peer_unlink(&scene->torch);
@@ -240,8 +240,8 @@ static void two_caches(void)
     await_lost(scene, 1);
     await_imports(1); /* of the third: one allocation */
     CHECK(strchr(scene->rig.warnings, '\n')[1] == '\0'); /* one line for both */
-    CHECK(begin_gather(scene, first) == -ESTALE);
-    CHECK(begin_gather(scene, second) == -ESTALE);
+    CHECK(begin_gather(scene, first) == -ENODEV);
+    CHECK(begin_gather(scene, second) == -ENODEV);
     check_gather(scene, third);
     CHECK(unregister(scene, second) == 0);
     CHECK(cuda_engine_health(&scene->rig).state == KVL_HEALTH_DEGRADED);
