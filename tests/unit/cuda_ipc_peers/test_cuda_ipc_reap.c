@@ -29,7 +29,6 @@
 #define CHECK CUDA_RIG_CHECK
 #define LAYERS 3u
 #define BLOCK_BYTES 1024u /* 16 tokens of [2, 16] float16 */
-#define ROUNDS 20u
 
 static struct cuda_rig cuda;
 
@@ -255,11 +254,11 @@ static void two_caches(void)
 }
 
 /* In half of the rounds the loss has been noticed when the cache is given up. */
-static void unregistered_meanwhile(void)
+static void unregistered_meanwhile(uint32_t rounds)
 {
     struct scene *scene = scene_open(TORCH_SOUND);
 
-    for (uint32_t round = 0; round < ROUNDS; round++) {
+    for (uint32_t round = 0; round < rounds; round++) {
         const uint64_t number = register_from(scene, &scene->torch);
         const uint64_t lost = cuda_engine_stat(&scene->rig, "kv_producers_lost");
         const struct torch_order order = {.kind = TORCH_MALLOC, .layers = LAYERS};
@@ -273,7 +272,7 @@ static void unregistered_meanwhile(void)
         close(scene->torch.peer.fd);
         torch_peer_unlink(&scene->torch);
         await_imports(0);
-        if (round + 1 < ROUNDS) {
+        if (round + 1 < rounds) {
             torch_peer_start(&scene->torch, &order);
         }
     }
@@ -304,7 +303,7 @@ static void all_of_them(void)
     idle();
     held();
     two_caches();
-    unregistered_meanwhile();
+    unregistered_meanwhile(4); /* a second for each that is noticed */
     stopped_with_caches();
 }
 
@@ -329,7 +328,7 @@ static void test_several_caches(void **state)
 static void test_unregistered_meanwhile(void **state)
 {
     (void)state;
-    unregistered_meanwhile();
+    unregistered_meanwhile(20);
 }
 
 static void test_stopped_with_caches(void **state)
