@@ -36,7 +36,8 @@ struct scene {
     struct cuda_engine_rig rig;
     struct torch_peer torch; /* the producer */
     uint8_t bytes[2 * LAYERS * BLOCK_BYTES];
-    uint64_t wanted; /* what is waited for */
+    const char *name; /* of a counter that is waited for */
+    uint64_t wanted;
 };
 
 static struct scene *scene_open(uint32_t fault)
@@ -132,17 +133,23 @@ static uint32_t imports(void)
     return live.imports;
 }
 
-static int has_lost(void *ctx)
+static int has_counted(void *ctx)
 {
     struct scene *scene = ctx;
 
-    return cuda_engine_stat(&scene->rig, "kv_producers_lost") == scene->wanted;
+    return cuda_engine_stat(&scene->rig, scene->name) == scene->wanted;
+}
+
+static void await_stat(struct scene *scene, const char *name, uint64_t value)
+{
+    scene->name = name;
+    scene->wanted = value;
+    cuda_rig_until(has_counted, scene);
 }
 
 static void await_lost(struct scene *scene, uint64_t producers)
 {
-    scene->wanted = producers;
-    cuda_rig_until(has_lost, scene);
+    await_stat(scene, "kv_producers_lost", producers);
 }
 
 static int has_imports(void *ctx)
@@ -184,20 +191,21 @@ static void idle(void)
     scene_kill(scene);
     await_imports(0); /* before it is unregistered */
     CHECK(cuda_engine_stat(&scene->rig, "kv_producers_lost") == 1);
-    CHECK(cuda_engine_stat(&scene->rig, "map_entries") == 0);
+    await_stat(scene, "map_entries", 0);
     CHECK(begin_gather(scene, number) == -ENODEV);
     health = cuda_engine_health(&scene->rig);
     CHECK(health.state == KVL_HEALTH_DEGRADED && strstr(health.text, "have ended") != NULL);
     (void)snprintf(text, sizeof(text), "process %d ", pid);
     CHECK(strstr(scene->rig.warnings, text) != NULL);
     CHECK(strchr(scene->rig.warnings, '\n')[1] == '\0'); /* said once */
-    CHECK(torch_peer_counter(&scene->torch, 0) == INT64_MIN); /* the file was not made anew */
     CHECK(unregister(scene, number) == 0);
     CHECK(unregister(scene, number) == -ENOENT);
     CHECK(begin_gather(scene, number) == -EINVAL);
     CHECK(cuda_engine_health(&scene->rig).state == KVL_HEALTH_OK);
     cuda_rig_until(has_nothing_to_look_at, scene);
-    scene_close(scene);
+    cuda_engine_fini(&scene->rig);
+    CHECK(torch_peer_counter(&scene->torch, 0) == INT64_MIN); /* the file was not made anew */
+    free(scene);
 }
 
 static void held(void)
@@ -217,10 +225,11 @@ static void held(void)
     end_gather(scene);
     await_imports(0);
     CHECK(begin_gather(scene, number) == -ENODEV);
-    CHECK(torch_peer_counter(&scene->torch, 0) == 0);
     CHECK(unregister(scene, number) == 0);
+    cuda_engine_fini(&scene->rig);
+    CHECK(torch_peer_counter(&scene->torch, 0) == 0);
     torch_peer_unlink(&scene->torch);
-    scene_close(scene);
+    free(scene);
 }
 
 static void two_caches(void)
@@ -276,7 +285,7 @@ static void unregistered_meanwhile(uint32_t rounds)
             torch_peer_start(&scene->torch, &order);
         }
     }
-    CHECK(cuda_engine_stat(&scene->rig, "map_entries") == 0);
+    await_stat(scene, "map_entries", 0);
     cuda_rig_until(has_nothing_to_look_at, scene);
     scene_close(scene);
 }
