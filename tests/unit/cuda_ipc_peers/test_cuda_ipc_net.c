@@ -705,7 +705,7 @@ static void test_a_peer_that_hangs(void **state)
     int fd;
 
     (void)state;
-    end_init(&b, 300);
+    end_init(&b, 1500);
     assert_int_equal(cuda_ipc_self_init(&self), 0);
     self.hello.device_count = 1;
     cuda_ipc_address_own(&self, &address);
@@ -728,7 +728,7 @@ static void test_a_peer_that_hangs(void **state)
     ask(&request, &b, CUDA_IPC_LOOKUP, keys);
     assert_int_equal(request.status, -ETIMEDOUT);
     UNTIL(&b, stats(&b).links == 0);
-    assert_int_equal(stats(&b).timeouts, 1);
+    assert_true(stats(&b).timeouts >= 1); /* it is tried again */
     close(fd);
     close(listener);
     end_fini(&b);
