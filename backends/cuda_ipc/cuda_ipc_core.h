@@ -18,7 +18,7 @@
 #include "cuda_ipc_net.h"
 #include "cuda_ipc_options.h"
 #include "cuda_ipc_pool.h"
-#include "cuda_ipc_torch.h"
+#include "cuda_ipc_reap.h"
 
 enum cuda_ipc_counter {
     CUDA_IPC_COUNT_LOOKUPS, /* chunks asked for */
@@ -35,19 +35,13 @@ enum cuda_ipc_counter {
     CUDA_IPC_COUNT_SCATTER_BYTES,
     CUDA_IPC_COUNT_STALE, /* copied from a peer that was lost meanwhile: not counted above */
     CUDA_IPC_COUNT_IMPORT_FAILURES, /* peers whose memory could not be mapped */
+    CUDA_IPC_COUNT_PRODUCERS_LOST, /* processes that ended with KV caches of theirs registered here */
     CUDA_IPC_COUNTERS,
 };
 
 enum cuda_ipc_state { CUDA_IPC_CREATED, CUDA_IPC_RUNNING, CUDA_IPC_LEAVING, CUDA_IPC_STOPPED };
 
 struct cuda_ipc_op;
-
-/** A cache registered by a message of LMCache, whose memory we opened. */
-struct cuda_ipc_opened {
-    struct cuda_ipc_opened *next;
-    uint64_t kv; /* its number */
-    struct cuda_ipc_torch *torch;
-};
 
 /** Which peer had a chunk when it was last looked for. */
 struct cuda_ipc_hint {
@@ -67,6 +61,7 @@ struct cuda_ipc {
     struct cuda_ipc_map *map;
     struct cuda_ipc_pool *pool;
     struct cuda_ipc_net *net;
+    struct cuda_ipc_reap *reap;
     bool has_devices; /* they are initialised; until destroy, for who looks at us */
     bool has_memory; /* kvs is, and there may be more to be freed; until stop */
     bool keeps_memory; /* peers still read it: it is never freed */
@@ -76,7 +71,6 @@ struct cuda_ipc {
     bool has_pinned; /* tried to */
     atomic_bool is_pinned; /* the own store */
     atomic_bool is_short; /* the pool is smaller than asked for */
-    struct cuda_ipc_opened *opened;
 
     _Atomic uint64_t ready; /* bit per device that is open, with its pool */
     _Atomic uint64_t dropped; /* bit per device whose chunks were dropped: it is lost */

@@ -234,8 +234,9 @@ static int gpu_register_opened(struct cuda_ipc *self, const struct kvl_kv *kv, u
 {
     const int device = gpu_find_device(self, kv, err);
     int r = device < 0 ? device : cuda_ipc_gpu_ready(self, device, err);
-    struct cuda_ipc_opened *opened;
+    struct cuda_ipc_torch *torch = NULL;
     struct cuda_ipc_place place;
+    uint64_t number = 0;
     const struct cuda_ipc_torch_env env = {
         .map = self->map,
         .places = &place,
@@ -248,26 +249,21 @@ static int gpu_register_opened(struct cuda_ipc *self, const struct kvl_kv *kv, u
     if (r < 0) {
         return r;
     }
-    opened = calloc(1, sizeof(*opened));
-    if (opened == NULL) {
-        return kvl_fail(err, -ENOMEM, "cuda_ipc: no memory for a KV cache");
-    }
     place = cuda_ipc_gpu_place(self, device);
-    r = cuda_ipc_torch_open(&env, kv->kvcache, kv->kvcache_bytes, &opened->torch, err);
-    if (r == 0) {
-        r = cuda_ipc_kvs_add(&self->kvs, &self->devices, cuda_ipc_torch_kv(opened->torch),
-                             &opened->kv, err);
-    }
+    r = cuda_ipc_torch_open(&env, kv->kvcache, kv->kvcache_bytes, &torch, err);
     if (r < 0) {
-        cuda_ipc_torch_close(opened->torch);
-        free(opened);
         return r;
     }
-    *kv_out = opened->kv; /* before others can find, and free, the record */
-    pthread_mutex_lock(&self->gpu_lock);
-    opened->next = self->opened;
-    self->opened = opened;
-    pthread_mutex_unlock(&self->gpu_lock);
+    r = cuda_ipc_kvs_add(&self->kvs, &self->devices, cuda_ipc_torch_kv(torch), &number, err);
+    if (r == 0 && cuda_ipc_reap_add(self->reap, number, torch) < 0) {
+        (void)cuda_ipc_kvs_remove(&self->kvs, number);
+        r = kvl_fail(err, -ENOMEM, "cuda_ipc: no memory for a KV cache");
+    }
+    if (r < 0) {
+        cuda_ipc_torch_close(torch);
+        return r;
+    }
+    *kv_out = number;
     return 0;
 }
 
@@ -292,27 +288,12 @@ int cuda_ipc_gpu_register(struct cuda_ipc *self, const struct kvl_kv *kv, uint64
 
 int cuda_ipc_gpu_unregister(struct cuda_ipc *self, uint64_t kv)
 {
-    struct cuda_ipc_opened *opened = NULL;
-    struct cuda_ipc_opened **at;
     const int r = cuda_ipc_kvs_remove(&self->kvs, kv);
 
-    if (r < 0) {
-        return r;
+    if (r == 0) {
+        cuda_ipc_reap_remove(self->reap, kv);
     }
-    pthread_mutex_lock(&self->gpu_lock);
-    for (at = &self->opened; *at != NULL; at = &(*at)->next) {
-        if ((*at)->kv == kv) {
-            opened = *at;
-            *at = opened->next;
-            break;
-        }
-    }
-    pthread_mutex_unlock(&self->gpu_lock);
-    if (opened != NULL) {
-        cuda_ipc_torch_close(opened->torch);
-        free(opened);
-    }
-    return 0;
+    return r;
 }
 
 /* ---- the end ---- */
@@ -324,13 +305,7 @@ void cuda_ipc_gpu_free(struct cuda_ipc *self)
     }
     self->has_memory = false;
     cuda_ipc_kvs_fini(&self->kvs);
-    while (self->opened != NULL) {
-        struct cuda_ipc_opened *next = self->opened->next;
-
-        cuda_ipc_torch_close(self->opened->torch);
-        free(self->opened);
-        self->opened = next;
-    }
+    cuda_ipc_reap_close(self->reap);
     for (uint32_t i = 0; !self->keeps_memory && i < CUDA_IPC_POOL_SEGMENTS_MAX; i++) {
         cuda_ipc_export_destroy(self->exports[i]);
         self->exports[i] = NULL;

@@ -257,7 +257,7 @@ struct cuda_ipc_kv *cuda_ipc_kv_get(struct cuda_ipc_kvs *kvs, uint64_t number)
 
     (void)pthread_mutex_lock(&kvs->lock);
     at = kvs_find(kvs, number);
-    if (at != NULL) {
+    if (at != NULL && !(*at)->is_lost) {
         kv = *at;
         kv->users++;
     }
@@ -265,9 +265,40 @@ struct cuda_ipc_kv *cuda_ipc_kv_get(struct cuda_ipc_kvs *kvs, uint64_t number)
     return kv;
 }
 
-void cuda_ipc_kv_put(struct cuda_ipc_kvs *kvs, struct cuda_ipc_kv *kv)
+bool cuda_ipc_kv_put(struct cuda_ipc_kvs *kvs, struct cuda_ipc_kv *kv)
 {
+    bool is_last;
+
     (void)pthread_mutex_lock(&kvs->lock);
     kv->users--;
+    is_last = kv->is_lost && kv->users == 0;
     (void)pthread_mutex_unlock(&kvs->lock);
+    return is_last;
+}
+
+int cuda_ipc_kvs_lose(struct cuda_ipc_kvs *kvs, uint64_t number)
+{
+    struct cuda_ipc_kv **at;
+    int r = -ENOENT;
+
+    (void)pthread_mutex_lock(&kvs->lock);
+    at = kvs_find(kvs, number);
+    if (at != NULL) {
+        (*at)->is_lost = 1;
+        r = (*at)->users > 0 ? -EBUSY : 0;
+    }
+    (void)pthread_mutex_unlock(&kvs->lock);
+    return r;
+}
+
+bool cuda_ipc_kvs_is_lost(struct cuda_ipc_kvs *kvs, uint64_t number)
+{
+    struct cuda_ipc_kv **at;
+    bool is_lost;
+
+    (void)pthread_mutex_lock(&kvs->lock);
+    at = kvs_find(kvs, number);
+    is_lost = at != NULL && (*at)->is_lost;
+    (void)pthread_mutex_unlock(&kvs->lock);
+    return is_lost;
 }

@@ -7,6 +7,7 @@
 #define KVL_CUDA_IPC_KV_H
 
 #include <pthread.h>
+#include <stdbool.h>
 
 #include "cuda_ipc_device.h"
 #include "cuda_ipc_plan.h"
@@ -22,7 +23,8 @@ struct cuda_ipc_kv {
     struct cuda_ipc_device *device;
     cuda_ptr device_bases; /* the same bases as the device reads them */
     uint32_t alignment; /* power of two up to 16 that divides bases, strides and token_bytes */
-    uint32_t users; /* under the lock of the table */
+    uint32_t users; /* under the lock of the table, as is */
+    uint32_t is_lost; /* its memory is about to go: nobody gets it any more */
     uint64_t bases[]; /* planes * layers */
 };
 
@@ -48,8 +50,20 @@ int cuda_ipc_kvs_add(struct cuda_ipc_kvs *kvs, struct cuda_ipc_devices *devices,
 /** Forgets a cache. @return 0; -ENOENT no such number; -EBUSY somebody holds it. */
 int cuda_ipc_kvs_remove(struct cuda_ipc_kvs *kvs, uint64_t number);
 
-/** Holds a cache. @return NULL for a number that is not out; give back with cuda_ipc_kv_put(). */
+/**
+ * Holds a cache. @return NULL for a number that is not out, or a cache that is lost; give back with
+ * cuda_ipc_kv_put().
+ */
 struct cuda_ipc_kv *cuda_ipc_kv_get(struct cuda_ipc_kvs *kvs, uint64_t number);
-void cuda_ipc_kv_put(struct cuda_ipc_kvs *kvs, struct cuda_ipc_kv *kv);
+/** @return whether the cache is lost and this was the last that held it. */
+bool cuda_ipc_kv_put(struct cuda_ipc_kvs *kvs, struct cuda_ipc_kv *kv);
+
+/**
+ * Its memory is about to go: from now on nobody gets it, but it keeps its number until removed.
+ * May be called again.
+ * @return 0 nobody holds it; -EBUSY somebody does: the last put will tell; -ENOENT no such number.
+ */
+int cuda_ipc_kvs_lose(struct cuda_ipc_kvs *kvs, uint64_t number);
+bool cuda_ipc_kvs_is_lost(struct cuda_ipc_kvs *kvs, uint64_t number);
 
 #endif /* KVL_CUDA_IPC_KV_H */

@@ -73,6 +73,14 @@ static int life_open_driver(struct cuda_ipc *self, struct kvl_err *err)
     return r;
 }
 
+/* In the net's thread. */
+static void life_watched(void *ctx)
+{
+    const struct cuda_ipc *self = ctx;
+
+    cuda_ipc_reap_turn(self->reap);
+}
+
 static int life_make(struct cuda_ipc *self, struct kvl_err *err)
 {
     struct cuda_ipc_wire_hello *hello = &self->self.hello;
@@ -85,6 +93,7 @@ static int life_make(struct cuda_ipc *self, struct kvl_err *err)
         .retry_ms = RETRY_MS,
         .segment = cuda_ipc_gpu_segment,
         .link_changed = cuda_ipc_search_link,
+        .watched = life_watched,
         .ctx = self,
     };
     int r = cuda_ipc_self_init(&self->self);
@@ -96,6 +105,11 @@ static int life_make(struct cuda_ipc *self, struct kvl_err *err)
         r = cuda_ipc_copy_create(self->host, &self->devices, &self->options.copy, &self->copy);
     }
     if (r == 0) {
+        r = cuda_ipc_reap_create(self->host, &self->kvs,
+                                 &self->counters[CUDA_IPC_COUNT_PRODUCERS_LOST], &self->reap);
+    }
+    if (r == 0) {
+        env.watched_fd = cuda_ipc_reap_fd(self->reap);
         r = cuda_ipc_net_create(&env, &self->net);
     }
     return r < 0 ? kvl_fail(err, r, "cuda_ipc: cannot start: %s", strerror(-r)) : 0;
@@ -212,6 +226,7 @@ void cuda_ipc_life_destroy(struct cuda_ipc *self)
         cuda_ipc_devices_fini(&self->devices);
     }
     cuda_ipc_net_destroy(self->net);
+    cuda_ipc_reap_destroy(self->reap);
     cuda_ipc_pool_destroy(self->pool);
     pthread_cond_destroy(&self->ended);
     pthread_mutex_destroy(&self->ops_lock);

@@ -15,6 +15,7 @@
 #define EVENTS_PER_TURN 64
 #define TAG_WAKE UINT64_MAX
 #define TAG_LISTEN (UINT64_MAX - 2)
+#define TAG_WATCHED (UINT64_MAX - 4)
 #define REST_MS 100u
 
 uint64_t cuda_ipc_net_now(const struct cuda_ipc_net *net)
@@ -258,6 +259,8 @@ static void net_event(struct cuda_ipc_net *net, const struct epoll_event *event)
         net_take(net);
     } else if (tag == TAG_LISTEN) {
         cuda_ipc_conn_accept(net, net->listen_fd);
+    } else if (tag == TAG_WATCHED) {
+        net->env.watched(net->env.ctx);
     } else if ((tag & 2) != 0) {
         struct cuda_ipc_link *link = &net->links[index];
 
@@ -396,6 +399,9 @@ int cuda_ipc_net_create(const struct cuda_ipc_net_env *env, struct cuda_ipc_net 
     r = net->wake_fd < 0 || net->epoll_fd < 0 ? -errno : net_allocate(net);
     if (r == 0) {
         r = net_watch(net, net->wake_fd, TAG_WAKE);
+    }
+    if (r == 0 && net->env.watched != NULL) {
+        r = net_watch(net, net->env.watched_fd, TAG_WATCHED);
     }
     if (r < 0) {
         cuda_ipc_net_destroy(net);

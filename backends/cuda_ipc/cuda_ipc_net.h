@@ -43,6 +43,10 @@ struct cuda_ipc_net_env {
 
     /** A peer can be asked from now on; or, with `is_up` 0, no longer. */
     void (*link_changed)(void *ctx, struct cuda_ipc_link *link, int is_up);
+
+    /** Called whenever `watched_fd`, borrowed, is readable. May be NULL. */
+    void (*watched)(void *ctx);
+    int watched_fd;
     void *ctx;
 };
 

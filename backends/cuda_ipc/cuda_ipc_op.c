@@ -40,7 +40,7 @@ static int op_take_kv(struct cuda_ipc_op *op, const struct kvl_batch *batch)
     }
     engine->kv = cuda_ipc_kv_get(&op->self->kvs, batch->kv);
     if (engine->kv == NULL) {
-        return -EINVAL;
+        return cuda_ipc_kvs_is_lost(&op->self->kvs, batch->kv) ? -ENODEV : -EINVAL;
     }
     engine->kind = CUDA_IPC_ENGINE_KV;
     engine->device = engine->kv->device->ordinal;
@@ -237,7 +237,9 @@ static void op_free(struct cuda_ipc_op *op)
 static void op_let_go(struct cuda_ipc_op *op)
 {
     if (op->engine.kv != NULL) {
-        cuda_ipc_kv_put(&op->self->kvs, op->engine.kv);
+        if (cuda_ipc_kv_put(&op->self->kvs, op->engine.kv)) {
+            cuda_ipc_reap_wake(op->self->reap);
+        }
         op->engine.kv = NULL;
     }
 }

@@ -115,7 +115,7 @@ struct cuda_ipc_op {
 /**
  * Checks a batch and copies what is needed of it; holds its KV cache. The engine's side still
  * points into the batch: see cuda_ipc_op_keep().
- * @return 0; -EINVAL, -EAGAIN, -ECANCELED, -ENODEV, -ENOMEM.
+ * @return 0; -EINVAL, -EAGAIN, -ECANCELED, -ENODEV, also of a KV cache that is lost; -ENOMEM.
  */
 int cuda_ipc_op_create(struct cuda_ipc *self, enum cuda_ipc_kind kind,
                        const struct kvl_batch *batch, struct cuda_ipc_op **op_out);

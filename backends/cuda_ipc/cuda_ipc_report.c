@@ -11,7 +11,8 @@ static uint32_t report_state(struct cuda_ipc *self)
     if (state != CUDA_IPC_RUNNING) {
         return KVL_HEALTH_DOWN;
     }
-    return atomic_load(&self->useless) > 0 || self->is_short || !cuda_ipc_copy_is_well(self->copy)
+    return atomic_load(&self->useless) > 0 || cuda_ipc_reap_lost(self->reap) > 0 ||
+                   self->is_short || !cuda_ipc_copy_is_well(self->copy)
                ? KVL_HEALTH_DEGRADED
                : KVL_HEALTH_OK;
 }
@@ -28,6 +29,10 @@ void cuda_ipc_report_health(struct cuda_ipc *self, struct kvl_health *health_out
     } else if (!cuda_ipc_copy_is_well(self->copy)) {
         (void)snprintf(health_out->text, sizeof(health_out->text),
                        "a device is lost, the log says why");
+    } else if (cuda_ipc_reap_lost(self->reap) > 0) {
+        (void)snprintf(health_out->text, sizeof(health_out->text),
+                       "the processes of %u registered KV caches have ended, these take no batches",
+                       cuda_ipc_reap_lost(self->reap));
     } else if (atomic_load(&self->useless) > 0) {
         pthread_mutex_lock(&self->ops_lock);
         (void)snprintf(health_out->text, sizeof(health_out->text),
@@ -61,6 +66,7 @@ static void report_counters(struct cuda_ipc *self, kvl_stat_fn fn, void *ctx)
         [CUDA_IPC_COUNT_SCATTER_BYTES] = "scatter_bytes",
         [CUDA_IPC_COUNT_STALE] = "read_stale",
         [CUDA_IPC_COUNT_IMPORT_FAILURES] = "import_failures",
+        [CUDA_IPC_COUNT_PRODUCERS_LOST] = "kv_producers_lost",
     };
 
     for (size_t i = 0; i < CUDA_IPC_COUNTERS; i++) {

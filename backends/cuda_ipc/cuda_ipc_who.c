@@ -12,8 +12,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Fields of /proc/PID/stat behind the name; the start time is number 22 of all. */
-#define WHO_FIELDS_SKIPPED 19
+/* Fields of /proc/PID/stat, counted from 1; the name is the second. */
+#define WHO_STATE 3
+#define WHO_THREADS 20
+#define WHO_START_TIME 22
 
 static _Atomic uint32_t who_forks;
 
@@ -35,35 +37,77 @@ uint32_t cuda_ipc_who_generation(void)
     return atomic_load_explicit(&who_forks, memory_order_relaxed);
 }
 
-int cuda_ipc_who_start_time(uint64_t pid, uint64_t *start_time_out)
+/* Reads what is behind the name: state, and so on. @return 0; -ESRCH no such process; -EMFILE, .. */
+static int who_read(uint64_t pid, char *text, size_t size, const char **fields_out)
 {
     char path[64];
-    char text[1024];
-    const char *at;
+    const char *name_end;
     ssize_t got;
     int fd;
+    int r;
 
     snprintf(path, sizeof(path), "/proc/%" PRIu64 "/stat", pid);
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
-        return -ESRCH;
+        return errno == ENOENT ? -ESRCH : -errno;
     }
-    got = read(fd, text, sizeof(text) - 1);
+    got = read(fd, text, size - 1);
+    r = got < 0 ? -errno : 0;
     close(fd);
-    if (got <= 0) {
-        return -ESRCH;
+    if (r < 0) {
+        return r;
     }
     text[got] = '\0';
     /* the name may hold anything, also blanks and brackets */
-    at = strrchr(text, ')');
-    for (int i = 0; at != NULL && i <= WHO_FIELDS_SKIPPED; i++) {
-        at = strchr(at + 1, ' ');
+    name_end = strrchr(text, ')');
+    if (name_end == NULL || name_end[1] != ' ') {
+        return -EIO;
     }
-    if (at == NULL) {
+    *fields_out = name_end + 2;
+    return 0;
+}
+
+/* A number among the fields; the first one is WHO_STATE. 0 when there are not so many. */
+static uint64_t who_field(const char *fields, int number)
+{
+    for (int i = WHO_STATE; fields != NULL && i < number; i++) {
+        fields = strchr(fields, ' ');
+        fields = fields == NULL ? NULL : fields + 1;
+    }
+    return fields == NULL ? 0 : strtoull(fields, NULL, 10);
+}
+
+int cuda_ipc_who_start_time(uint64_t pid, uint64_t *start_time_out)
+{
+    char text[1024];
+    const char *fields;
+    uint64_t start_time;
+
+    if (who_read(pid, text, sizeof(text), &fields) < 0) {
         return -ESRCH;
     }
-    *start_time_out = strtoull(at + 1, NULL, 10);
+    start_time = who_field(fields, WHO_START_TIME);
+    if (start_time == 0) {
+        return -ESRCH;
+    }
+    *start_time_out = start_time;
     return 0;
+}
+
+int cuda_ipc_who_lives(const struct cuda_ipc_who *who)
+{
+    char text[1024];
+    const char *fields;
+    int r = who_read(who->pid, text, sizeof(text), &fields);
+
+    if (r < 0) {
+        return r != -ESRCH;
+    }
+    if (who_field(fields, WHO_START_TIME) != who->start_time) {
+        return 0;
+    }
+    /* the first thread of a process may have ended before the others */
+    return (*fields != 'Z' && *fields != 'X') || who_field(fields, WHO_THREADS) > 1;
 }
 
 void cuda_ipc_who_self(struct cuda_ipc_who *who_out)

@@ -30,6 +30,13 @@ int cuda_ipc_who_equal(const struct cuda_ipc_who *a, const struct cuda_ipc_who *
 int cuda_ipc_who_start_time(uint64_t pid, uint64_t *start_time_out);
 
 /**
+ * Is that process still there? One that has ended is not, even before its parent has taken note:
+ * its memory is gone. Asks /proc, by pid and start time, which must be known.
+ * @return 1, also when /proc does not answer; 0 it has ended.
+ */
+int cuda_ipc_who_lives(const struct cuda_ipc_who *who);
+
+/**
  * Changes in the child of a fork. What was made under another generation belongs to the parent:
  * the child touches neither its locks nor the driver's objects. No system call.
  */

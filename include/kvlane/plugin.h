@@ -241,7 +241,8 @@ struct kvl_plugin {
     /**
      * Takes note of a paged KV cache, in host memory or in that of a device, so that batches can
      * name its blocks. Starts the instance. May block. The memory must stay until unregister_kv.
-     * Host memory needs no backend.
+     * Host memory needs no backend. A cache in the memory of another process (`kvcache`) ends with
+     * that process: batches that name it are -ENODEV from then on, until unregister_kv.
      * @return 0 and a number for `kvl_batch.kv`, never 0; -EINVAL; -ENOTSUP no backend serves that
      *         kind of memory; what the backend answered. err->text on failure.
      */

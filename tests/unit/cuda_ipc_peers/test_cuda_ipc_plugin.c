@@ -14,6 +14,7 @@
 
 #include "cuda_rig.h"
 #include "engine.h"
+#include "torch_rig.h"
 
 #define LAYERS 2u
 #define PLANES 2u
@@ -409,9 +410,68 @@ static void test_fork(void **state)
     free(side);
 }
 
+/* One chunk of the blocks 2 and 3 of a cache that came by its message. */
+static int move_block(struct side *side, uint64_t kv, const char *key, int is_save)
+{
+    static const uint32_t blocks[2] = {2, 3};
+    static const uint32_t first[2] = {0, 2};
+    const struct kvl_plugin *plugin = side->engine.plugin;
+    struct engine_batch *batch = malloc(sizeof(*batch));
+    int r;
+
+    CUDA_RIG_CHECK(batch != NULL);
+    engine_batch_init(batch, WITHIN_MS);
+    engine_batch_add(batch, key, NULL, 0)->bytes = TORCH_LAYERS_MAX / 4 * 2 * 2 * 1024;
+    batch->chunks[0].attrs.fmt = KVL_FMT_KV_2LTD;
+    batch->batch.kv = kv;
+    batch->batch.blocks = blocks;
+    batch->batch.block_first = first;
+    r = is_save ? plugin->save(side->engine.instance, &batch->batch, &batch->result, NULL)
+                : plugin->load(side->engine.instance, &batch->batch, &batch->result, NULL);
+    r = r == 0 ? batch->status[0] : r;
+    free(batch);
+    return r;
+}
+
+/* Of a chunk that was saved before, the other caches of the instance still have the use. */
+static void test_the_engine_behind_a_cache_dies(void **state)
+{
+    const struct torch_order order = {.kind = TORCH_MALLOC, .layers = TORCH_LAYERS_MAX / 4};
+    struct torch_peer *torch = malloc(sizeof(*torch));
+    struct side *side = malloc(sizeof(*side));
+    struct kvl_kv kv = {.size = sizeof(kv), .mem = KVL_MEM_CUDA};
+    uint8_t location[COUNT];
+    uint64_t number = 0;
+    char ini[1024];
+
+    (void)state;
+    (void)snprintf(ini, sizeof(ini), "[store]\nmax_bytes = 16MiB\n" EXPORTER, cuda_rig_path());
+    side_open(side, ini);
+    side_save(side, "k");
+    torch_peer_start(torch, &order);
+    kv.kvcache = torch->message;
+    kv.kvcache_bytes = torch->length;
+    assert_int_equal(
+        side->engine.plugin->register_kv(side->engine.instance, &kv, &number, &side->engine.err),
+        0);
+    assert_int_equal(move_block(side, number, "torch", 1), 0);
+    assert_int_equal(move_block(side, number, "torch", 0), 0);
+    cuda_rig_kill(&torch->peer);
+    torch_peer_unlink(torch);
+    assert_true(engine_await_stat(&side->engine, "cuda_ipc_kv_producers_lost", 1));
+    assert_int_equal(move_block(side, number, "torch", 0), -ENODEV);
+    assert_int_equal(move_block(side, number, "new", 1), -ENODEV);
+    assert_int_equal(health_of(side, KVL_LOCATION_BACKEND).state, KVL_HEALTH_DEGRADED);
+    assert_int_equal(side_load(side, "k", location), COUNT);
+    assert_int_equal(side->engine.plugin->unregister_kv(side->engine.instance, number), 0);
+    side_close(side);
+    free(torch);
+    free(side);
+}
+
 int main(int argc, char **argv)
 {
-    const struct cuda_rig_role roles[] = {{"exporter", run_exporter}};
+    const struct cuda_rig_role roles[] = {{"exporter", run_exporter}, {TORCH_PEER, torch_peer_run}};
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_device_to_device_without_being_told),
         cmocka_unit_test(test_falls_over_to_host_memory),
@@ -420,9 +480,10 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_no_driver),
         cmocka_unit_test(test_a_stub_driver),
         cmocka_unit_test(test_fork),
+        cmocka_unit_test(test_the_engine_behind_a_cache_dies),
     };
 
-    cuda_rig_main(argc, argv, roles, 1);
+    cuda_rig_main(argc, argv, roles, sizeof(roles) / sizeof(roles[0]));
     cuda_rig_machine();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
