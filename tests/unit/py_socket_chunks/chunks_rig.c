@@ -74,18 +74,21 @@ void rig_close(struct rig_node *node)
     }
 }
 
+/* The socket stays bound, so that the kernel gives the port to nobody who asks for any; who asks for
+ * this one, and is content to share (SO_REUSEADDR), gets it as long as nobody listens there. */
 unsigned rig_port(void)
 {
     struct sockaddr_in at = {.sin_family = AF_INET};
     socklen_t length = sizeof(at);
+    const int yes = 1;
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&at, sizeof(at)) < 0 ||
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes)) < 0 ||
+        bind(fd, (struct sockaddr *)&at, sizeof(at)) < 0 ||
         getsockname(fd, (struct sockaddr *)&at, &length) < 0) {
         rig_die("port", strerror(errno));
     }
-    close(fd);
     return ntohs(at.sin_port);
 }
 

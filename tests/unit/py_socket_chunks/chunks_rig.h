@@ -24,7 +24,7 @@ struct rig_node {
 void rig_open(struct rig_node *node, const char *ini, ...) KVL_PRINTF(2, 3);
 void rig_close(struct rig_node *node);
 
-/** A port that is free now. */
+/** A port for this test alone: others are not given it until the process ends. */
 unsigned rig_port(void);
 
 /** The bytes of a chunk. */
