@@ -73,8 +73,8 @@ void kvl_arena_fini(struct kvl_arena *arena);
  * Puts a sealed memfd behind the range, at the same addresses, so that other processes can map it.
  * Only while nothing was handed out.
  * @param fd  the memfd that memory of the engine's is the beginning of, borrowed; -1 = none
- * @return 0, also a second time; -ENOTSUP memory of the engine's without a memfd that can be sealed,
- *         or a system without memfd; -EBUSY; -ENOMEM. On failure all is as before.
+ * @return 0, also a second time; -ENOTSUP memory of the engine's without a memfd that can be
+ *         sealed, or a system without memfd; -EBUSY; -ENOMEM. On failure all is as before.
  */
 int kvl_arena_share(struct kvl_arena *arena, int fd);
 

@@ -4,8 +4,8 @@
  * What an engine asked for and this process cannot answer at once: an op, with one item per chunk
  * that is still open. Named by an index and a generation, never by a pointer.
  *
- * An op is moved on by one thread at a time, the one that waits for it (drive.h). An item belongs to
- * that thread, except while it is flying: then it belongs to its flights. What both look at
+ * An op is moved on by one thread at a time, the one that waits for it (drive.h). An item belongs
+ * to that thread, except while it is flying: then it belongs to its flights. What both look at
  * (`is_flying`, `status`, `stage`, `idle`) is guarded by the lock of the flights.
  */
 #ifndef KVL_PLUGIN_OP_H
@@ -85,8 +85,8 @@ struct kvl_op {
     char *keys;
     uint32_t idle; /* load: items that are open and not flying */
 
-    /* The engine's memory, where bytes move there later than in the call: place and, by item, copies
-     * of its runs or blocks. */
+    /* The engine's memory, where bytes move there later than in the call: place and, by item,
+     * copies of its runs or blocks. */
     struct kvl_place place;
     struct kvl_batch memory; /* sg, blocks, stream; its arrays are the ones below */
     struct kvl_sg *sg;
@@ -168,7 +168,8 @@ void kvl_op_look(struct kvl_op *op);
 int kvl_op_is_due(const struct kvl_op *op);
 
 /**
- * A backend refused with -EAGAIN. @return 1 there is somebody to wait for, and the op wants room; 0.
+ * A backend refused with -EAGAIN. @return 1 there is somebody to wait for, and the op wants room;
+ * 0.
  */
 int kvl_op_wants_room(struct kvl_op *op, const struct kvl_backend *backend, int refusal);
 

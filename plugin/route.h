@@ -25,7 +25,9 @@
 /** What is sent to a backend. In the order of the option's words. */
 enum kvl_put_to { KVL_PUT_NO, KVL_PUT_YES, KVL_PUT_EVICTED };
 
-/** Whether bytes that are read stay in the own store as well. In the order of the option's words. */
+/**
+ * Whether bytes that are read stay in the own store as well. In the order of the option's words.
+ */
 enum kvl_keep { KVL_KEEP_AUTO, KVL_KEEP_NO, KVL_KEEP_YES };
 
 enum kvl_required { KVL_REQUIRED_NO, KVL_REQUIRED_YES, KVL_REQUIRED_AUTO };

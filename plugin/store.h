@@ -55,7 +55,8 @@ struct kvl_store_stats {
 int kvl_store_create(const struct kvl_store_params *params, struct kvl_store **store_out);
 
 /**
- * Makes the memory mappable for other processes, for kvl_store_export. Only while nothing is stored.
+ * Makes the memory mappable for other processes, for kvl_store_export. Only while nothing is
+ * stored.
  * @param fd  of the engine's memory, -1 = none. @return as kvl_arena_share.
  */
 int kvl_store_share(struct kvl_store *store, int fd);

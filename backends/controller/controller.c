@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * LMCache's cache controller on the wire. Role controller: workers report to us who holds which
- * chunk, and ask us. The registry of the instance keeps the answers. Role worker: we report what our
- * store holds.
+ * chunk, and ask us. The registry of the instance keeps the answers. Role worker: we report what
+ * our store holds.
  */
 #include <errno.h>
 #include <stddef.h>

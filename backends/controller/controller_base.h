@@ -39,8 +39,8 @@ int controller_base_add(struct controller_base *base, uint64_t offset, const voi
 /**
  * Replaces what the registry has with the file, and takes the file away, whatever comes of it.
  * Lookups meanwhile find less.
- * @return 0; -EPROTO the file is not complete: nothing was done; -EBADMSG damaged; -ENOMEM keys were
- *         left out for want of memory; -errno. The registry is empty after the other errors.
+ * @return 0; -EPROTO the file is not complete: nothing was done; -EBADMSG damaged; -ENOMEM keys
+ *         were left out for want of memory; -errno. The registry is empty after the other errors.
  */
 int controller_base_load(struct controller_base *base, const struct kvl_host *host);
 

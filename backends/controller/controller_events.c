@@ -112,8 +112,8 @@ void controller_events_destroy(struct controller_events *events)
     free(events);
 }
 
-/* Without a connection the socket takes nothing, so that events wait in our queue, where they can be
- * counted and given up, and not in one that a restarted controller would get in mid-air. */
+/* Without a connection the socket takes nothing, so that events wait in our queue, where they can
+ * be counted and given up, and not in one that a restarted controller would get in mid-air. */
 static int events_connect(struct controller_events *events)
 {
     const int yes = 1;
@@ -322,7 +322,8 @@ int controller_events_push(struct controller_events *events, const struct contro
 
 /* ---- the thread ---- */
 
-/* What was in the connection when it broke may be lost, and whoever is there next may be another. */
+/* What was in the connection when it broke may be lost, and whoever is there next may be
+ * another. */
 static bool events_watch_connection(struct controller_events *events)
 {
     uint8_t event[6];

@@ -9,8 +9,8 @@
  * connection broke with messages in it, the controller no longer knows the truth: the queues are
  * given up and controller_events_lost() says that a full sync is due.
  *
- * States. Before the first hold nothing is sent: nobody would know what it means. While held, events
- * wait; after a release they go out in order, behind what was pushed meanwhile.
+ * States. Before the first hold nothing is sent: nobody would know what it means. While held,
+ * events wait; after a release they go out in order, behind what was pushed meanwhile.
  */
 #ifndef KVL_CONTROLLER_EVENTS_H
 #define KVL_CONTROLLER_EVENTS_H

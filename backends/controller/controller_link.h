@@ -2,8 +2,8 @@
 /**
  * @file controller_link.h
  * Keeps a worker known to its controller: registers, sends heartbeats, obeys the commands in their
- * answers, and asks for a full sync when the controller misses events. One thread, which goes on for
- * ever: LMCache's worker gives up when it is not registered within 30 s.
+ * answers, and asks for a full sync when the controller misses events. One thread, which goes on
+ * for ever: LMCache's worker gives up when it is not registered within 30 s.
  *
  * LMCache's worker sends heartbeats only where the controller names a port for them and a time is
  * set; without both it never notices that its controller was restarted and knows nothing any more.

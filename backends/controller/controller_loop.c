@@ -8,7 +8,8 @@
 /* Messages of one socket before the other one, or the end, is looked at. */
 #define BURST 64
 
-/* Waits for the next frame or part. @return 0; -EAGAIN; another code when the socket is at its end. */
+/* Waits for the next frame or part. @return 0; -EAGAIN; another code when the socket is at its
+ * end. */
 static int loop_receive(void *socket, zmq_msg_t *frame, int flags)
 {
     while (zmq_msg_recv(frame, socket, flags) < 0) {

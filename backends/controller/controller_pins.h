@@ -33,7 +33,9 @@ int controller_pins_add(struct controller_pins *pins, const struct controller_ha
 /** 1 when the chunk is pinned. */
 int controller_pins_has(const struct controller_pins *pins, const struct kvl_key *key);
 
-/** Gives back what has lasted long enough. @return when to come back; UINT64_MAX nothing is pinned. */
+/**
+ * Gives back what has lasted long enough. @return when to come back; UINT64_MAX nothing is pinned.
+ */
 uint64_t controller_pins_expire(struct controller_pins *pins, uint64_t now_ms);
 
 uint32_t controller_pins_count(const struct controller_pins *pins);

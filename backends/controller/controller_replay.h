@@ -26,8 +26,8 @@ void controller_replay_fini(struct controller_replay *replay);
 /**
  * Applies one record. A full sync that began before the base is taken up where it stands: what it
  * brought until then is in the base.
- * @return 0; -ENOMEM it did not all find room; another code when the registry does not take what the
- *         primary's took, or the record does not decode: the two are not alike.
+ * @return 0; -ENOMEM it did not all find room; another code when the registry does not take what
+ *         the primary's took, or the record does not decode: the two are not alike.
  */
 int controller_replay(struct controller_replay *replay, const struct controller_record *record);
 

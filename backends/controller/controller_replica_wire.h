@@ -11,8 +11,8 @@
  *   CREDIT  credit u64          standby: so many bytes more; 0 = still here
  *   BEGIN   bytes u64           a base follows, a saved registry of that size
  *   PART    offset u64, bytes   of the base
- *   END     first u64, exact u64  the base is complete; the stream goes on with record `first`; from
- *                               `exact` on the standby's registry must take every record
+ *   END     first u64, exact u64  the base is complete; the stream goes on with record `first`;
+ *                               from `exact` on the standby's registry must take every record
  *   EVENTS  first u64, count u32, count times: kind u8, length u32, bytes
  *   ALIVE   next u64            nothing new: the next record has this number
  *   RESET   reason u64          say HELLO again

@@ -43,8 +43,8 @@ const char *controller_req_url(const struct controller_req *req);
  * controller that is away is waited for as well.
  * @param answer_out  valid until the next call
  * @param why         CONTROLLER_WHY_MAX bytes; filled on failure
- * @return 0; -ETIMEDOUT; -ECANCELED the stop descriptor is readable; -EPROTO the answer is none, or of
- *         another type; -EREMOTEIO the controller answered ErrorMsg, its text is in `why`; -EIO
+ * @return 0; -ETIMEDOUT; -ECANCELED the stop descriptor is readable; -EPROTO the answer is none, or
+ *         of another type; -EREMOTEIO the controller answered ErrorMsg, its text is in `why`; -EIO
  *         the socket failed; -ENOMEM.
  */
 int controller_req_call(struct controller_req *req, const struct controller_msg *ask,

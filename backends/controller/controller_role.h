@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file controller_role.h
- * What a role of this backend is: one table each, picked by the option `role`. The calls come in the
- * order that backend.h promises, and mean what the slots of that name mean there.
+ * What a role of this backend is: one table each, picked by the option `role`. The calls come in
+ * the order that backend.h promises, and mean what the slots of that name mean there.
  */
 #ifndef KVL_CONTROLLER_ROLE_H
 #define KVL_CONTROLLER_ROLE_H

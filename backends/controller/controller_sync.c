@@ -13,8 +13,8 @@
 #include "cond.h"
 #include "keepers.h"
 
-/* As LMCache's sender, except that a status is first asked for at once: nobody is frozen, and events
- * wait for the answer. */
+/* As LMCache's sender, except that a status is first asked for at once: nobody is frozen, and
+ * events wait for the answer. */
 #define START_ATTEMPTS 3u
 #define START_PAUSE_MS 1000u
 #define BATCH_PAUSE_MS 5u
@@ -23,7 +23,8 @@
 #define STATUS_ATTEMPTS 60u
 #define STATUS_SILENT_MAX 3u
 #define RESEND_MAX 3u
-/* Syncs refused in a row, each after a heartbeat that was answered, until we leave and come back. */
+/* Syncs refused in a row, each after a heartbeat that was answered, until we leave and come
+ * back. */
 #define REFUSED_MAX 2u
 #define REASON_MAX 64u
 
@@ -221,7 +222,8 @@ static int sync_send_end(struct controller_sync *sync)
     return sync_push(sync, &msg);
 }
 
-/* What was in the connection may be lost, and a controller that is new knows nothing of the sync. */
+/* What was in the connection may be lost, and a controller that is new knows nothing of the
+ * sync. */
 static int sync_check_connection(struct controller_sync *sync)
 {
     struct controller_events_stats stats;
@@ -313,7 +315,8 @@ static int sync_begin(struct controller_sync *sync)
     return r;
 }
 
-/* What a status says about the one before: nothing new twice in a row means that something is lost. */
+/* What a status says about the one before: nothing new twice in a row means that something is
+ * lost. */
 struct sync_progress {
     uint32_t missing; /* batches */
     uint32_t stuck; /* statuses without progress */

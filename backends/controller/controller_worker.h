@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file controller_worker.h
- * Role worker: announces the own store, and chunks that backends keep in memory of a GPU, to a cache
- * controller, LMCache's or ours, and serves its control calls. Five threads:
+ * Role worker: announces the own store, and chunks that backends keep in memory of a GPU, to a
+ * cache controller, LMCache's or ours, and serves its control calls. Five threads:
  *
  *   kvl-ctl-link     registers, sends heartbeats (controller_link.h)
  *   kvl-ctl-events   store events -> PUSH socket (controller_events.h)

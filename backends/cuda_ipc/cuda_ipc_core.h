@@ -35,7 +35,7 @@ enum cuda_ipc_counter {
     CUDA_IPC_COUNT_SCATTER_BYTES,
     CUDA_IPC_COUNT_STALE, /* copied from a peer that was lost meanwhile: not counted above */
     CUDA_IPC_COUNT_IMPORT_FAILURES, /* peers whose memory could not be mapped */
-    CUDA_IPC_COUNT_PRODUCERS_LOST, /* processes that ended with KV caches of theirs registered here */
+    CUDA_IPC_COUNT_PRODUCERS_LOST, /* processes that ended with a KV cache registered here */
     CUDA_IPC_COUNTERS,
 };
 

@@ -286,8 +286,8 @@ static bool ranges_continue(const struct cuda_ipc_device *device, uint64_t addr)
            is_whole == 0;
 }
 
-/* Where the driver does not tell the extent of memory, as perhaps of imported memory, it still knows
- * which addresses are a device's. */
+/* Where the driver does not tell the extent of memory, as perhaps of imported memory, it still
+ * knows which addresses are a device's. */
 static bool ranges_known(const struct cuda_ipc_device *device, uint64_t addr, uint64_t bytes)
 {
     const uint64_t ends[] = {addr, addr + bytes - 1};

@@ -48,7 +48,9 @@ int cuda_ipc_torch_open(const struct cuda_ipc_torch_env *env, const void *kvcach
 /** The same with addresses of this process: `bases` is set, `kvcache` is not. Lives as long. */
 const struct kvl_kv *cuda_ipc_torch_kv(const struct cuda_ipc_torch *torch);
 
-/** The process it came from, as its counter files say; for a watch on its life (cuda_ipc_reap.h). */
+/**
+ * The process it came from, as its counter files say; for a watch on its life (cuda_ipc_reap.h).
+ */
 const struct cuda_ipc_who *cuda_ipc_torch_who(const struct cuda_ipc_torch *torch);
 
 /** Closes. Whatever used the memory has been synchronised with. Takes NULL. */

@@ -37,7 +37,8 @@ uint32_t cuda_ipc_who_generation(void)
     return atomic_load_explicit(&who_forks, memory_order_relaxed);
 }
 
-/* Reads what is behind the name: state, and so on. @return 0; -ESRCH no such process; -EMFILE, .. */
+/* Reads what is behind the name: state, and so on. @return 0; -ESRCH no such process; -EMFILE,
+ * .. */
 static int who_read(uint64_t pid, char *text, size_t size, const char **fields_out)
 {
     char path[64];

@@ -76,7 +76,8 @@ void py_socket_iov_advance(struct iovec *iov, uint32_t *at_io, size_t bytes)
 
 /* ---- life ---- */
 
-/* A host that is gone without a word is noticed in about this time, with something to send or not. */
+/* A host that is gone without a word is noticed in about this time, with something to send or
+ * not. */
 #define LOST_MS 20000
 #define LOST_PROBES 3
 

@@ -11,9 +11,9 @@
  *   part      a request on a connection that waits for its answer
  *   out       a frame on its way
  *
- * One lock per channel guards all of them except what belongs to who receives on a connection. It is never held
- * in a call that moves bytes of payload, into another layer, or waits. It is given back by
- * py_socket_unlock, which then sends what was queued and runs what has ended.
+ * One lock per channel guards all of them except what belongs to who receives on a connection. It
+ * is never held in a call that moves bytes of payload, into another layer, or waits. It is given
+ * back by py_socket_unlock, which then sends what was queued and runs what has ended.
  */
 #ifndef KVL_PY_SOCKET_CORE_H
 #define KVL_PY_SOCKET_CORE_H
@@ -381,7 +381,9 @@ void py_socket_out_destroy(struct py_socket_out *out);
 void py_socket_conn_answer(struct py_socket_conn *conn, uint8_t type, uint64_t id, int32_t status,
                            uint32_t count);
 
-/** Sends what is queued, as far as that goes within a turn. With the lock; gives it back meanwhile. */
+/**
+ * Sends what is queued, as far as that goes within a turn. With the lock; gives it back meanwhile.
+ */
 void py_socket_conn_flush(struct py_socket_conn *conn);
 
 /* ---- py_socket_drive.c; with the lock ---- */

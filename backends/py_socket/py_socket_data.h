@@ -88,8 +88,9 @@ int py_socket_connect_call(struct kvl_channel *channel, const char *url, uint64_
 /* ---- chunks by key: the asking side ---- */
 
 /**
- * What becomes of a question. Called by a thread of the data plane, or by one that waits for another
- * operation of the channel and receives meanwhile; one at a time per question, no lock held.
+ * What becomes of a question. Called by a thread of the data plane, or by one that waits for
+ * another operation of the channel and receives meanwhile; one at a time per question, no lock
+ * held.
  */
 struct py_socket_fetch_ops {
     /** LOOKUP: 1 or 0 per key. */

@@ -31,7 +31,8 @@
  *   ERROR    status: why this side ends it             none
  *
  * `count` of a request is the number of entries in its table; of a reply the number of entries
- * done: all of them with status 0, else the leading ones. Status is a negative errno, 0 in requests.
+ * done: all of them with status 0, else the leading ones. Status is a negative errno, 0 in
+ * requests.
  */
 #ifndef KVL_PY_SOCKET_FRAME_H
 #define KVL_PY_SOCKET_FRAME_H
@@ -158,8 +159,8 @@ struct py_socket_slot {
 void py_socket_frame_encode(const struct py_socket_frame *frame, uint8_t *bytes_out);
 
 /**
- * Reads PY_SOCKET_FRAME_BYTES. What passes has a known type, only flags that the type knows, a count
- * and a table that fit each other, and nothing beyond the limits.
+ * Reads PY_SOCKET_FRAME_BYTES. What passes has a known type, only flags that the type knows, a
+ * count and a table that fit each other, and nothing beyond the limits.
  * @return 0; -EPROTO; -EMSGSIZE over a limit.
  */
 int py_socket_frame_decode(const uint8_t *bytes, struct py_socket_frame *frame_out);

@@ -43,8 +43,8 @@ static void release_run(const struct py_socket_move *move, const struct kvl_view
     }
 }
 
-/* Writes leased chunks into the pages of the peer and waits. @return how many; a negative errno when
- * not even the first. */
+/* Writes leased chunks into the pages of the peer and waits. @return how many; a negative errno
+ * when not even the first. */
 static int write_run(const struct py_socket_move *move, const char *peer_id,
                      const struct kvl_view *views, const uint64_t *pages, uint32_t count)
 {
@@ -102,7 +102,8 @@ static int move_get(void *ctx, struct py_socket_peer *receiver,
 
 /* ---- take: a peer wants us to have its chunks ---- */
 
-/* Chunks that are on their way from a peer into the own store, and the thread that waits for them. */
+/* Chunks that are on their way from a peer into the own store, and the thread that waits for
+ * them. */
 struct taking {
     const struct kvl_host *host;
     struct kvl_key *keys;

@@ -76,9 +76,9 @@ static int link_make_call(struct py_socket_link *link, const struct py_socket_ca
     return 0;
 }
 
-/* Several calls to one peer give it the same token: it would show the last one as soon as it has it,
- * and that call's answer may be behind the data connection. One that has just ended has left the
- * token in the record. The lock is held. */
+/* Several calls to one peer give it the same token: it would show the last one as soon as it has
+ * it, and that call's answer may be behind the data connection. One that has just ended has left
+ * the token in the record. The lock is held. */
 static void link_share_token(const struct py_socket_link *link, struct link_call *call)
 {
     for (const struct link_call *at = link->all; at != NULL; at = at->all_next) {

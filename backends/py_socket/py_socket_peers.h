@@ -9,9 +9,10 @@
  *
  * Tokens. Each side gives the other one a token in the offer, made for that peer alone. What
  * the peer gave us is for py_socket_peers_token() to say: we show it on data connections that we
- * open. Whoever shows the one we gave is the peer that py_socket_peers_find_token() says. Tokens never
- * get into logs. A peer that we call knows its token a moment before the record is there, so one from
- * its call is not shown where an answer of its gave another: whoever answers has the record.
+ * open. Whoever shows the one we gave is the peer that py_socket_peers_find_token() says. Tokens
+ * never get into logs. A peer that we call knows its token a moment before the record is there, so
+ * one from its call is not shown where an answer of its gave another: whoever answers has the
+ * record.
  *
  * Every function may be called from any thread.
  */
@@ -77,9 +78,9 @@ struct py_socket_peer *py_socket_peers_find_token(struct py_socket_peers *peers,
 int py_socket_peers_given(struct py_socket_peers *peers, const char *url, uint8_t *token_out);
 
 /**
- * Whether its token is one that it knows by now. A peer that has only called may not have our answer
- * yet, and one that calls again may have forgotten us: a handshake of our own settles both. Peers
- * without a data plane have no token and are settled.
+ * Whether its token is one that it knows by now. A peer that has only called may not have our
+ * answer yet, and one that calls again may have forgotten us: a handshake of our own settles both.
+ * Peers without a data plane have no token and are settled.
  */
 int py_socket_peers_is_settled(struct py_socket_peers *peers, const struct py_socket_peer *peer);
 

@@ -186,7 +186,8 @@ static int serve_expects(const struct py_socket_wish *wish, const struct kvl_vie
     return view->length > PY_SOCKET_PAYLOAD_MAX ? -EMSGSIZE : 0;
 }
 
-/* Puts a leased chunk into the answer: where it lies for a peer that maps the store, or its bytes. */
+/* Puts a leased chunk into the answer: where it lies for a peer that maps the store, or its
+ * bytes. */
 static void serve_found(struct py_socket_conn *conn, const struct kvl_view *view,
                         struct py_socket_found *found, struct py_socket_out *out,
                         struct serve_hold *hold)

@@ -61,7 +61,8 @@ struct py_socket_map {
 };
 
 /**
- * Maps `bytes` at `offset` of what a peer passed. Its size must be sealed, so that no access faults.
+ * Maps `bytes` at `offset` of what a peer passed. Its size must be sealed, so that no access
+ * faults.
  * @return 0; -EPERM not sealed; -EINVAL too short, not at a page; -ENOMEM.
  */
 int py_socket_map_create(int fd, uint64_t offset, uint64_t bytes, int writable,

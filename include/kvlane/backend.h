@@ -198,10 +198,10 @@ struct kvl_backend_ops {
     /* ---- since 1.2: memory the core cannot touch; go with KVL_CAP_MEMORY ---- */
 
     /**
-     * Takes note of an engine's paged KV cache. The record is borrowed for the call. May block; only
-     * while running. The core has checked the record and checks block tables against it; only of a
-     * kvcache it knows no layout: there sizes and block ids are the backend's to check. When the
-     * process that a kvcache came from ends, the backend refuses batches with it (-ENODEV).
+     * Takes note of an engine's paged KV cache. The record is borrowed for the call. May block;
+     * only while running. The core has checked the record and checks block tables against it; only
+     * of a kvcache it knows no layout: there sizes and block ids are the backend's to check. When
+     * the process that a kvcache came from ends, the backend refuses batches with it (-ENODEV).
      * @return 0 and a number that `kvl_batch.kv` names it by; -EINVAL, -ENODEV, -ENOTSUP, -ENOMEM,
      *         -EMSGSIZE, and what opening the memory of another process fails with. err->text on
      *         failure.

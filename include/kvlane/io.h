@@ -61,8 +61,9 @@ struct kvl_batch {
     uint64_t kv; /* host ABI: of register_kv; backend ABI: of kv_register; 0 = none */
     const uint32_t *blocks;
     const uint32_t *block_first; /* count + 1 entries */
-    /* The engine's stream (a CUstream, as a number), for memory of a device; 0 = none, the memory is
-     * at rest. Bytes are read, or written, after what was queued there when the call was made. */
+    /* The engine's stream (a CUstream, as a number), for memory of a device; 0 = none, the memory
+     * is at rest. Bytes are read, or written, after what was queued there when the call was
+     * made. */
     uint64_t stream;
 };
 /** Size of the record before 1.2; the reader takes the rest as 0. */

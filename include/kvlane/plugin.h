@@ -146,9 +146,9 @@ struct kvl_plugin {
 
     /**
      * Brings chunks into the memory behind `sg` or `blocks`; without either, into the own store
-     * only. Items that fail at one holder are tried at the next. Only items with status 0 have valid
-     * bytes; of the others nothing may be assumed. Every byte is checked where a checksum is known;
-     * a chunk that fails the check is dropped and counts as a miss (-EBADMSG).
+     * only. Items that fail at one holder are tried at the next. Only items with status 0 have
+     * valid bytes; of the others nothing may be assumed. Every byte is checked where a checksum is
+     * known; a chunk that fails the check is dropped and counts as a miss (-EBADMSG).
      *
      * Into memory of a device (since 1.2) holders that work on that memory themselves and are known
      * to have the chunk come before the own store; what others bring passes through it. A chunk

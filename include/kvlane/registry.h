@@ -16,9 +16,9 @@
  *
  * Threads. Every slot may be called from any thread and several at once. Lookups take no lock that
  * an update holds while it works through its keys. What happens to one worker happens one after the
- * other: apply, sync_*, register and remove for the same worker never interleave. A lookup sees each
- * key as it was at some moment during the call; it does not see all of them at the same moment.
- * No slot calls back while it holds a lock.
+ * other: apply, sync_*, register and remove for the same worker never interleave. A lookup sees
+ * each key as it was at some moment during the call; it does not see all of them at the same
+ * moment. No slot calls back while it holds a lock.
  *
  * Time. Deadlines run on CLOCK_MONOTONIC, so a step of the wall clock ages nobody; only the two
  * times shown in struct kvl_worker_info are wall clock.
@@ -295,7 +295,8 @@ struct kvl_registry_ops {
                  struct kvl_text location);
 
     /**
-     * Gives out the keys of a location in no order, a few at a time. Slow: reads the whole registry.
+     * Gives out the keys of a location in no order, a few at a time. Slow: reads the whole
+     * registry.
      * @return 0; -ENOENT; what `fn` returned when that was not 0.
      */
     int (*list_keys)(struct kvl_registry *registry, const struct kvl_worker_name *name,
@@ -366,7 +367,9 @@ struct kvl_registry_ops {
     int (*worker)(struct kvl_registry *registry, const struct kvl_worker_name *name,
                   struct kvl_worker_info *info_out);
 
-    /** Workers in scan order, of one instance unless empty. @return 0; -ENOENT; what fn returned. */
+    /**
+     * Workers in scan order, of one instance unless empty. @return 0; -ENOENT; what fn returned.
+     */
     int (*list_workers)(struct kvl_registry *registry, struct kvl_text instance, kvl_worker_fn fn,
                         void *ctx);
 

@@ -390,8 +390,8 @@ static void test_the_end_counts_not_what_was_told_before(void **state)
     close_rig();
 }
 
-/* An engine that has computed with layers of a chunk is told when the chunk then fails; one that has
- * not gets it from the next holder. */
+/* An engine that has computed with layers of a chunk is told when the chunk then fails; one that
+ * has not gets it from the next holder. */
 static void test_a_chunk_relied_on_is_not_asked_for_elsewhere(void **state)
 {
     char ini[256];

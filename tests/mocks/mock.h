@@ -67,7 +67,9 @@ int mock_probe(void *self, uint64_t cookie, uint64_t deadline_ms);
 void mock_cancel(void *self, uint64_t cookie);
 void mock_get_health(void *self, struct kvl_health *health_out);
 void mock_get_stats(void *self, kvl_stat_fn fn, void *ctx);
-/** Calls `fn` for every chunk on the shelf, no lock held. @return 0; -ENOMEM; what `fn` returned. */
+/**
+ * Calls `fn` for every chunk on the shelf, no lock held. @return 0; -ENOMEM; what `fn` returned.
+ */
 int mock_held(void *self, kvl_key_fn fn, void *ctx);
 
 #define MOCK_CAPS                                                                                  \

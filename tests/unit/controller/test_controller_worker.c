@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Role worker against a scripted controller: what it announces, and that it comes back from faults. */
+/* Role worker against a scripted controller: what it announces, and that it comes back from
+ * faults. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>

@@ -37,8 +37,9 @@ static void cuda_engine_log(void *ctx, int32_t level, const char *component, con
 
 void cuda_engine_init(struct cuda_engine_rig *rig, struct cuda_rig *cuda, const char *const *pairs)
 {
-    static const char *const defaults[] = {"pool",  "4194304", "segment", "2097152",
-                                           "stage", "65536",   NULL};
+    /* a machine that is busy with other tests is no peer that hangs */
+    static const char *const defaults[] = {"pool",  "4194304", "segment", "2097152", "stage",
+                                           "65536", "timeout", "20s",     NULL};
     const struct kvl_backend_desc *desc = kvlane_backend_v1();
     uint32_t n = 0;
 

@@ -574,7 +574,8 @@ static void test_what_check_refuses(void **state)
     check_refused("pool", "8T", "segments");
 }
 
-/* A copy to memory that is gone: every later call fails with 700, and nothing that waits is done. */
+/* A copy to memory that is gone: every later call fails with 700, and nothing that waits is
+ * done. */
 static void break_the_context(void)
 {
     const cuda_stream stream = cuda_rig_stream(&cuda);

@@ -442,7 +442,7 @@ static void test_an_exporter_that_hangs(void **state)
 
     (void)state;
     remote_start(&a, "");
-    remote_start(&b, "timeout=300");
+    remote_start(&b, "timeout=1000");
     remote_meet(&b, &a);
     save(&a, "a", 4, 100);
     assert_int_equal(kill(a.peer.pid, SIGSTOP), 0);
@@ -450,7 +450,7 @@ static void test_an_exporter_that_hangs(void **state)
     assert_true(WIFSTOPPED(how));
     assert_int_equal(load(&b, "a", 4, 100), -ENOENT);
     remote_await(&b, "peer_links", 0);
-    assert_int_equal(remote_stat(&b, "peer_timeouts"), 1);
+    assert_true(remote_stat(&b, "peer_timeouts") >= 1); /* it is tried again */
     assert_int_equal(kill(a.peer.pid, SIGCONT), 0);
     remote_await(&b, "peer_links", 1);
     assert_int_equal(load(&b, "a", 4, 100), 0);

@@ -705,7 +705,7 @@ static void test_a_peer_that_hangs(void **state)
     int fd;
 
     (void)state;
-    end_init(&b, 300);
+    end_init(&b, 1500);
     assert_int_equal(cuda_ipc_self_init(&self), 0);
     self.hello.device_count = 1;
     cuda_ipc_address_own(&self, &address);
@@ -728,7 +728,7 @@ static void test_a_peer_that_hangs(void **state)
     ask(&request, &b, CUDA_IPC_LOOKUP, keys);
     assert_int_equal(request.status, -ETIMEDOUT);
     UNTIL(&b, stats(&b).links == 0);
-    assert_int_equal(stats(&b).timeouts, 1);
+    assert_true(stats(&b).timeouts >= 1); /* it is tried again */
     close(fd);
     close(listener);
     end_fini(&b);
@@ -822,6 +822,7 @@ static void test_a_killed_asker_loses_its_leases(void **state)
         _exit(write(ready[1], "r", 1) == 1 && pause() == 0);
     }
     close(hold[0]);
+    close(ready[1]); /* so that a child that failed is an end of file */
     end_start(&a);
     assert_int_equal(read(ready[0], &byte, 1), 1);
     assert_int_equal(stats(&a).leases, 1);
@@ -830,7 +831,6 @@ static void test_a_killed_asker_loses_its_leases(void **state)
     UNTIL(&a, stats(&a).leases == 0);
     close(hold[1]);
     close(ready[0]);
-    close(ready[1]);
     end_fini(&a);
 }
 

@@ -213,7 +213,8 @@ static int run_exporter(int fd)
 }
 
 #define EXPORTER                                                                                   \
-    "[cuda_ipc]\ndriver = %s\nput_to = yes\npool = 4MiB\nsegment = 2MiB\nstage = 64KiB\n"          \
+    "[cuda_ipc]\ndriver = %s\nput_to = yes\npool = 4MiB\nsegment = 2MiB\nstage = 64KiB\ntimeout "  \
+    "= 20s\n"                                                                                      \
     "[py_socket]\nbind = 127.0.0.1:0\n"
 
 static void start_exporter(struct cuda_rig_peer *peer, const char *store, const char *then,
@@ -242,7 +243,8 @@ static void open_importer(struct side *side, const struct address *address)
     url = strstr(url, "://") != NULL ? strstr(url, "://") + 3 : url;
     (void)snprintf(ini, sizeof(ini),
                    "[store]\nmax_bytes = 16MiB\n[cuda_ipc]\ndriver = %s\npool = 2MiB\n"
-                   "segment = 2MiB\nstage = 64KiB\n[py_socket]\nbind = 127.0.0.1:0\npeers = %s\n",
+                   "segment = 2MiB\nstage = 64KiB\ntimeout = 20s\n[py_socket]\nbind = "
+                   "127.0.0.1:0\npeers = %s\n",
                    cuda_rig_path(), url);
     side_open(side, ini);
 }

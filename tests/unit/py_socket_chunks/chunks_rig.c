@@ -74,8 +74,8 @@ void rig_close(struct rig_node *node)
     }
 }
 
-/* The socket stays bound, so that the kernel gives the port to nobody who asks for any; who asks for
- * this one, and is content to share (SO_REUSEADDR), gets it as long as nobody listens there. */
+/* The socket stays bound, so that the kernel gives the port to nobody who asks for any; who asks
+ * for this one, and is content to share (SO_REUSEADDR), gets it as long as nobody listens there. */
 unsigned rig_port(void)
 {
     struct sockaddr_in at = {.sin_family = AF_INET};
