@@ -77,19 +77,22 @@ static void wrong(struct peers *peers, const char *what, const char *why)
 
 /* ---- processes ---- */
 
+/* The socket stays bound until we end, so that nobody else is given the port; with SO_REUSEADDR on
+ * both sides a peer can listen there all the same. */
 static uint16_t free_port(void)
 {
+    const int on = 1;
     struct sockaddr_in at = {.sin_family = AF_INET};
     socklen_t length = sizeof(at);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&at, sizeof(at)) < 0 ||
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
+        bind(fd, (struct sockaddr *)&at, sizeof(at)) < 0 ||
         getsockname(fd, (struct sockaddr *)&at, &length) < 0) {
         perror("peers: no port");
         exit(1);
     }
-    close(fd);
     return ntohs(at.sin_port);
 }
 
