@@ -22,9 +22,7 @@ int kvl_offer_box_put(struct kvl_offer_box *box, const void *bytes, uint32_t len
     }
     pthread_mutex_lock(&box->lock);
     box->length = length;
-    if (bytes != NULL && length > 0) {
-        memcpy(box->bytes, bytes, length);
-    }
+    memcpy(box->bytes, length > 0 ? bytes : "", length); /* memcpy takes no NULL */
     pthread_mutex_unlock(&box->lock);
     return 0;
 }
