@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 
 CHUNK = 256 << 10
 CHUNKS = 400  # 100 MiB through 24 MiB of memory
@@ -77,6 +78,15 @@ def check_all(sock, versions, least, what):
     assert hits >= least, f'{what}: at least {least} wanted'
 
 
+def await_disk(folder, put_bytes):
+    """Until what no longer fits into memory is on disk: a machine that is busy with other things
+    writes slower than we put, and the server does not wait for the disk."""
+    until = time.monotonic() + 20
+    wanted = put_bytes - (24 << 20) - (4 << 20)
+    while sum(e.stat().st_size for e in os.scandir(folder)) < wanted and time.monotonic() < until:
+        time.sleep(0.001)
+
+
 def main():
     folder = tempfile.mkdtemp(prefix='kvl-tier-')
     try:
@@ -86,6 +96,7 @@ def main():
             put(sock, i, 1)
             versions[i] = 1
             assert exists(sock, i)  # in step with the server
+            await_disk(folder, (i + 1) * CHUNK)
         check_all(sock, versions, CHUNKS * 3 // 4, 'while running')
         for i in range(0, CHUNKS, 7):  # newer bytes replace those on disk
             put(sock, i, 2)

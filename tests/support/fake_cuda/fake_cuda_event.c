@@ -163,11 +163,7 @@ static void event_wait(const struct fake_event *event, uint64_t number,
 
 static cuda_result record_run(struct fake_op *op)
 {
-    const struct event_op *record = (const struct event_op *)op;
-
-    fake_lock();
-    event_reach(record->event, record->number);
-    fake_unlock();
+    (void)op;
     return CUDA_OK;
 }
 
@@ -187,6 +183,16 @@ static void event_op_drop(struct fake_op *op)
     free(op);
 }
 
+/* Once it is counted as done: whoever sees the event finds nothing before it, itself included, still
+ * under way. */
+static void record_drop(struct fake_op *op)
+{
+    const struct event_op *record = (const struct event_op *)op;
+
+    event_reach(record->event, record->number);
+    event_op_drop(op);
+}
+
 static cuda_result event_push(struct fake_event *event, struct fake_stream *stream, uint64_t number,
                               cuda_result (*run)(struct fake_op *op))
 {
@@ -196,7 +202,7 @@ static cuda_result event_push(struct fake_event *event, struct fake_stream *stre
         return CUDA_E_OUT_OF_MEMORY;
     }
     op->op.run = run;
-    op->op.drop = event_op_drop;
+    op->op.drop = run == record_run ? record_drop : event_op_drop;
     op->op.always = run == record_run; /* nobody waits for ever for a broken context */
     op->event = event;
     op->number = number;
