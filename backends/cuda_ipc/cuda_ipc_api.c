@@ -254,6 +254,33 @@ int cuda_ipc_api_has_vmm(const struct cuda_ipc_api *api)
            api->mem_get_allocation_properties_from_handle != NULL;
 }
 
+cuda_result cuda_ipc_api_push(const struct cuda_ipc_api *api, cuda_context context,
+                              struct cuda_ipc_stay *stay)
+{
+    const cuda_result code = api->ctx_push_current(context);
+
+    *stay = (struct cuda_ipc_stay){.capture_mode = CUDA_CAPTURE_RELAXED};
+    if (code != CUDA_OK) {
+        return code;
+    }
+    stay->is_inside = 1;
+    stay->is_relaxed = api->thread_exchange_stream_capture_mode != NULL &&
+                       api->thread_exchange_stream_capture_mode(&stay->capture_mode) == CUDA_OK;
+    return CUDA_OK;
+}
+
+void cuda_ipc_api_pop(const struct cuda_ipc_api *api, struct cuda_ipc_stay *stay)
+{
+    cuda_context context;
+
+    if (stay->is_relaxed) {
+        (void)api->thread_exchange_stream_capture_mode(&stay->capture_mode);
+    }
+    if (stay->is_inside) {
+        (void)api->ctx_pop_current(&context);
+    }
+}
+
 int cuda_ipc_api_enter(const struct cuda_ipc_api *api, cuda_context context)
 {
     cuda_context current = NULL;

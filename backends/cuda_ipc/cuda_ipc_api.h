@@ -164,6 +164,23 @@ struct cuda_ipc_api {
  */
 int cuda_ipc_api_open(const char *path, struct cuda_ipc_api *api_out, struct kvl_err *err);
 
+/** What a thread had before cuda_ipc_api_push(). */
+struct cuda_ipc_stay {
+    unsigned int capture_mode;
+    unsigned int is_relaxed;
+    unsigned int is_inside;
+};
+
+/**
+ * Makes a context current on the calling thread, which may be an engine's: what was current before
+ * comes back with pop. Inside, our calls neither disturb nor fail because of a CUDA graph that
+ * another thread is capturing. Nests.
+ * @return the code of cuCtxPushCurrent; after a failure pop does nothing.
+ */
+cuda_result cuda_ipc_api_push(const struct cuda_ipc_api *api, cuda_context context,
+                              struct cuda_ipc_stay *stay);
+void cuda_ipc_api_pop(const struct cuda_ipc_api *api, struct cuda_ipc_stay *stay);
+
 /** 1 when all VMM functions are there, else 0. */
 int cuda_ipc_api_has_vmm(const struct cuda_ipc_api *api);
 

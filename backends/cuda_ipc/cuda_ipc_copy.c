@@ -167,7 +167,7 @@ static int copy_pin(struct cuda_ipc_copy *copy, struct cuda_ipc_device *device, 
 int cuda_ipc_copy_pin(struct cuda_ipc_copy *copy, void *base, uint64_t bytes, struct kvl_err *err)
 {
     struct cuda_ipc_mover *mover = copy_any_mover(copy);
-    struct cuda_ipc_visit visit;
+    struct cuda_ipc_stay visit;
     int r;
 
     if (mover == NULL) {
@@ -190,7 +190,7 @@ int cuda_ipc_copy_pin(struct cuda_ipc_copy *copy, void *base, uint64_t bytes, st
 static void copy_unpin_all(struct cuda_ipc_copy *copy)
 {
     struct cuda_ipc_mover *mover = copy_any_mover(copy);
-    struct cuda_ipc_visit visit;
+    struct cuda_ipc_stay visit;
 
     if (mover == NULL) {
         copy->pin_count = 0; /* devices that hang hold them for ever */
@@ -288,7 +288,7 @@ int cuda_ipc_copy_submit(struct cuda_ipc_copy *copy, const struct cuda_ipc_job *
 {
     const bool is_to_host = job->dst.kind == CUDA_IPC_SIDE_HOST;
     struct cuda_ipc_mover *mover;
-    struct cuda_ipc_visit visit;
+    struct cuda_ipc_stay visit;
     int r;
 
     if (is_to_host && job->src.kind == CUDA_IPC_SIDE_HOST) {

@@ -108,7 +108,7 @@ static cuda_result device_open_streams(struct cuda_ipc_device *device)
 
 static void device_close(struct cuda_ipc_device *device)
 {
-    struct cuda_ipc_visit visit;
+    struct cuda_ipc_stay visit;
 
     device->is_open = false;
     if (atomic_load(&device->lost) == CUDA_E_TIMEOUT) {
@@ -157,7 +157,7 @@ static int device_refuse(struct cuda_ipc_device *device, const char *call, cuda_
 
 static int device_open(struct cuda_ipc_device *device, struct kvl_err *err)
 {
-    struct cuda_ipc_visit visit;
+    struct cuda_ipc_stay visit;
     cuda_result code = device->api->device_primary_ctx_retain(&device->context, device->handle);
     int r;
 
@@ -209,33 +209,16 @@ int cuda_ipc_devices_open(struct cuda_ipc_devices *devices, int ordinal,
     return r;
 }
 
-int cuda_ipc_device_enter(struct cuda_ipc_device *device, struct cuda_ipc_visit *visit)
+int cuda_ipc_device_enter(struct cuda_ipc_device *device, struct cuda_ipc_stay *visit)
 {
-    const struct cuda_ipc_api *api = device->api;
-    const cuda_result code = api->ctx_push_current(device->context);
+    const cuda_result code = cuda_ipc_api_push(device->api, device->context, visit);
 
-    *visit = (struct cuda_ipc_visit){.capture_mode = CUDA_CAPTURE_RELAXED};
-    if (code != CUDA_OK) {
-        return cuda_ipc_device_fail(device, "cuCtxPushCurrent", code);
-    }
-    visit->is_inside = true;
-    if (api->thread_exchange_stream_capture_mode != NULL &&
-        api->thread_exchange_stream_capture_mode(&visit->capture_mode) == CUDA_OK) {
-        visit->is_relaxed = true;
-    }
-    return 0;
+    return code == CUDA_OK ? 0 : cuda_ipc_device_fail(device, "cuCtxPushCurrent", code);
 }
 
-void cuda_ipc_device_leave(struct cuda_ipc_device *device, struct cuda_ipc_visit *visit)
+void cuda_ipc_device_leave(struct cuda_ipc_device *device, struct cuda_ipc_stay *visit)
 {
-    cuda_context context;
-
-    if (visit->is_relaxed) {
-        (void)device->api->thread_exchange_stream_capture_mode(&visit->capture_mode);
-    }
-    if (visit->is_inside) {
-        (void)device->api->ctx_pop_current(&context);
-    }
+    cuda_ipc_api_pop(device->api, visit);
 }
 
 void cuda_ipc_device_lose(struct cuda_ipc_device *device, const char *call, cuda_result code)

@@ -77,21 +77,12 @@ int cuda_ipc_devices_find(const struct cuda_ipc_devices *devices, const struct c
 int cuda_ipc_devices_open(struct cuda_ipc_devices *devices, int ordinal,
                           struct cuda_ipc_device **device_out, struct kvl_err *err);
 
-/** What a thread had before cuda_ipc_device_enter(). */
-struct cuda_ipc_visit {
-    unsigned int capture_mode;
-    bool is_relaxed;
-    bool is_inside;
-};
-
 /**
- * Makes the device's context current on the calling thread, which may be an engine's: its own
- * context comes back with leave. Inside, calls of ours neither disturb nor fail because of a CUDA
- * graph that another thread is capturing.
+ * Makes the device's context current on the calling thread: see cuda_ipc_api_push().
  * @return 0; -EIO and so on; leave is due in any case.
  */
-int cuda_ipc_device_enter(struct cuda_ipc_device *device, struct cuda_ipc_visit *visit);
-void cuda_ipc_device_leave(struct cuda_ipc_device *device, struct cuda_ipc_visit *visit);
+int cuda_ipc_device_enter(struct cuda_ipc_device *device, struct cuda_ipc_stay *visit);
+void cuda_ipc_device_leave(struct cuda_ipc_device *device, struct cuda_ipc_stay *visit);
 
 /**
  * Takes note of a failed call: errno for it. A code after which the context is dead (an illegal

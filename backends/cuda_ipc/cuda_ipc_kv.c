@@ -15,7 +15,7 @@ void cuda_ipc_kvs_init(struct cuda_ipc_kvs *kvs)
 
 static void kv_destroy(struct cuda_ipc_kv *kv)
 {
-    struct cuda_ipc_visit visit;
+    struct cuda_ipc_stay visit;
 
     if (kv->device_bases != 0) {
         if (cuda_ipc_device_enter(kv->device, &visit) == 0) {
@@ -152,7 +152,7 @@ static int kv_upload(struct cuda_ipc_kv *kv, struct kvl_err *err)
 
 static int kv_prepare(struct cuda_ipc_kv *kv, struct kvl_err *err)
 {
-    struct cuda_ipc_visit visit;
+    struct cuda_ipc_stay visit;
     int r = cuda_ipc_device_enter(kv->device, &visit);
 
     if (r < 0) {

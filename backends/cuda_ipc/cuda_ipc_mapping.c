@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "cuda_ipc_vmm.h"
+#include "ipc.h"
 #include "setting.h"
 
 #define MAPPING_TEXT_MAX 96u
@@ -114,7 +115,7 @@ static int mapping_no_device(const struct cuda_ipc_share *share, struct kvl_err 
 {
     char text[CUDA_IPC_UUID_TEXT];
 
-    cuda_ipc_place_uuid_text(&share->uuid, text);
+    kvl_ipc_table.uuid_text((const uint8_t *)share->uuid.bytes, text);
     return kvl_fail(err, -ENODEV,
                     "cuda_ipc: the memory of process %" PRIu64 " is on GPU-%s, which is not "
                     "visible here: look at CUDA_VISIBLE_DEVICES and the devices of the container",

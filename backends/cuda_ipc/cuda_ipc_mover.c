@@ -324,7 +324,7 @@ static bool mover_round(struct cuda_ipc_mover *mover, bool *has_tasks_out)
 void *cuda_ipc_mover_main(void *arg)
 {
     struct cuda_ipc_mover *mover = arg;
-    struct cuda_ipc_visit visit;
+    struct cuda_ipc_stay visit;
     uint64_t moved_ns = cuda_ipc_now_ns();
     uint64_t stopping_ns = 0;
     uint32_t woken = 0;

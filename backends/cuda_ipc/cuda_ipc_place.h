@@ -20,19 +20,12 @@ struct cuda_ipc_place {
     struct cuda_uuid uuid;
 };
 
-/** Room for the text of a UUID, with its terminator. */
+/** Room for kvl_ipc_ops.uuid_text, with its terminator. */
 #define CUDA_IPC_UUID_TEXT 37u
 
-/** What a thread had before cuda_ipc_place_enter(). */
-struct cuda_ipc_stay {
-    unsigned int capture_mode;
-    int is_relaxed;
-};
-
 /**
- * Makes the place's context current on this thread, which may be an engine's: what was current
- * before comes back with leave, which is due after a 0 only. Inside, our calls neither disturb nor
- * fail because of a CUDA graph that another thread is capturing. Nests.
+ * Makes the place's context current on this thread: see cuda_ipc_api_push(). Leave is due after a 0
+ * only.
  * @return 0; codes of the driver, err filled.
  */
 int cuda_ipc_place_enter(const struct cuda_ipc_place *place, struct cuda_ipc_stay *stay,
@@ -47,8 +40,5 @@ void cuda_ipc_place_leave(const struct cuda_ipc_place *place, struct cuda_ipc_st
  */
 int cuda_ipc_place_fail(const struct cuda_ipc_place *place, struct kvl_err *err, const char *what,
                         const char *call, cuda_result code);
-
-/** 32 lowercase hex digits as 8-4-4-4-12, as torch and LMCache write it: no "GPU-" before it. */
-void cuda_ipc_place_uuid_text(const struct cuda_uuid *uuid, char *text_out);
 
 #endif /* KVL_CUDA_IPC_PLACE_H */

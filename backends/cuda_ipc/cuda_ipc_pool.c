@@ -48,7 +48,7 @@ struct cuda_ipc_pool {
 /* ---- keys ---- */
 
 /* FNV-1a with a mix at its end. Nobody but the own engine chooses keys that are stored. */
-static uint64_t pool_hash(const struct kvl_key *key)
+uint64_t cuda_ipc_pool_hash(const struct kvl_key *key)
 {
     uint64_t hash = 0xcbf29ce484222325ull;
 
@@ -322,7 +322,7 @@ static struct cuda_ipc_chunk *pool_new_chunk(int32_t device, const struct kvl_ch
     }
     memcpy(text, from->key.text, from->key.length);
     chunk->key = (struct kvl_key){.text = text, .length = from->key.length};
-    chunk->hash = pool_hash(&chunk->key);
+    chunk->hash = cuda_ipc_pool_hash(&chunk->key);
     chunk->attrs = from->attrs;
     chunk->bytes = from->bytes;
     chunk->flags = from->flags & KVL_CHUNK_HAS_CHECKSUM;
@@ -410,7 +410,7 @@ void cuda_ipc_pool_abort(struct cuda_ipc_pool *pool, struct cuda_ipc_chunk *chun
 
 int cuda_ipc_pool_has(struct cuda_ipc_pool *pool, const struct kvl_key *key)
 {
-    const uint64_t hash = pool_is_key(key) ? pool_hash(key) : 0;
+    const uint64_t hash = pool_is_key(key) ? cuda_ipc_pool_hash(key) : 0;
     int has;
 
     pthread_mutex_lock(&pool->lock);
@@ -422,7 +422,7 @@ int cuda_ipc_pool_has(struct cuda_ipc_pool *pool, const struct kvl_key *key)
 int cuda_ipc_pool_get(struct cuda_ipc_pool *pool, const struct kvl_key *key,
                       struct cuda_ipc_chunk **chunk_out)
 {
-    const uint64_t hash = pool_is_key(key) ? pool_hash(key) : 0;
+    const uint64_t hash = pool_is_key(key) ? cuda_ipc_pool_hash(key) : 0;
     struct cuda_ipc_chunk *chunk = NULL;
 
     pthread_mutex_lock(&pool->lock);
@@ -455,7 +455,7 @@ void cuda_ipc_pool_put(struct cuda_ipc_pool *pool, struct cuda_ipc_chunk *chunk)
 
 int cuda_ipc_pool_remove(struct cuda_ipc_pool *pool, const struct kvl_key *key)
 {
-    const uint64_t hash = pool_is_key(key) ? pool_hash(key) : 0;
+    const uint64_t hash = pool_is_key(key) ? cuda_ipc_pool_hash(key) : 0;
     struct cuda_ipc_chunk **at;
     int r = -ENOENT;
 

@@ -65,6 +65,9 @@ struct cuda_ipc_pool_stats {
     uint64_t full; /* reservations refused because everything was in use */
 };
 
+/** Of a key, for tables of this process. Pure. */
+uint64_t cuda_ipc_pool_hash(const struct kvl_key *key);
+
 /** @param changed  may be NULL. @return 0; -ENOMEM. */
 int cuda_ipc_pool_create(cuda_ipc_pool_fn changed, void *ctx, struct cuda_ipc_pool **pool_out);
 

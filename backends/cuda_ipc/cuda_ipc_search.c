@@ -20,13 +20,8 @@ static void search_go_on(struct cuda_ipc_op *op);
 static struct cuda_ipc_hint *search_hint(struct cuda_ipc *self, const struct kvl_key *key,
                                          uint64_t *hash_out)
 {
-    uint64_t hash = 0xcbf29ce484222325ull;
-
-    for (uint32_t i = 0; i < key->length; i++) {
-        hash = (hash ^ (uint8_t)key->text[i]) * 0x100000001b3ull;
-    }
-    *hash_out = hash;
-    return &self->hints[(hash ^ hash >> 32) % CUDA_IPC_HINTS];
+    *hash_out = cuda_ipc_pool_hash(key);
+    return &self->hints[*hash_out % CUDA_IPC_HINTS];
 }
 
 static void search_note(struct cuda_ipc *self, const struct kvl_key *key, uint64_t epoch)

@@ -178,7 +178,7 @@ int cuda_ipc_mover_create(const struct kvl_host *host, struct cuda_ipc_device *d
                           struct cuda_ipc_mover **mover_out, struct kvl_err *err)
 {
     struct cuda_ipc_mover *mover = calloc(1, sizeof(*mover));
-    struct cuda_ipc_visit visit;
+    struct cuda_ipc_stay visit;
     int r;
 
     if (mover == NULL) {
@@ -218,7 +218,7 @@ int cuda_ipc_mover_create(const struct kvl_host *host, struct cuda_ipc_device *d
 
 void cuda_ipc_mover_destroy(struct cuda_ipc_mover *mover)
 {
-    struct cuda_ipc_visit visit;
+    struct cuda_ipc_stay visit;
 
     /* a device that hangs may still write to the buffers, and would hold up whoever frees them */
     if (atomic_load(&mover->device->lost) != CUDA_E_TIMEOUT) {

@@ -93,7 +93,7 @@ static const struct cuda_ipc_place *torch_find_place(const struct cuda_ipc_torch
     char text[CUDA_IPC_UUID_TEXT];
 
     for (uint32_t i = 0; i < env->place_count; i++) {
-        cuda_ipc_place_uuid_text(&env->places[i].uuid, text);
+        env->ipc->uuid_text((const uint8_t *)env->places[i].uuid.bytes, text);
         if (wrapper->device_uuid.length == TORCH_UUID_LENGTH &&
             memcmp(wrapper->device_uuid.at, text, TORCH_UUID_LENGTH) == 0) {
             return &env->places[i];

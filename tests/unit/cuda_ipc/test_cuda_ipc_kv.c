@@ -245,7 +245,7 @@ static void test_the_engines_context_comes_back(void **state)
     const struct cuda_ipc_api *api = &rig->cuda.api;
     struct cuda_ipc_device *second;
     struct kvl_err err = {.size = sizeof(err)};
-    struct cuda_ipc_visit visit;
+    struct cuda_ipc_stay visit;
     cuda_context current = NULL;
 
     (void)state;
@@ -293,7 +293,7 @@ static void test_chunks_move_between_devices(void **state)
         struct copy_rig *rig = copy_rig_open(round < 2 ? "13000" : "12040", &options, 0);
         struct kvl_err err = {.size = sizeof(err)};
         struct cuda_ipc_device *second;
-        struct cuda_ipc_visit visit;
+        struct cuda_ipc_stay visit;
         uint64_t launches = copy_rig_stat(rig, "copy_launches");
 
         assert_int_equal(cuda_ipc_copy_open(rig->copy, 1, &err), 0);

@@ -259,7 +259,7 @@ static void producer_name_device(struct producer *p)
     int head = p->order.fault == TORCH_ODD_UUID ? 4 : 0;
 
     memcpy(p->uuid, "GPU-", 4);
-    cuda_ipc_place_uuid_text(&p->place.uuid, p->uuid + head);
+    kvl_ipc_table.uuid_text((const uint8_t *)p->place.uuid.bytes, p->uuid + head);
     if (p->order.fault == TORCH_OTHER_UUID) {
         p->uuid[0] = p->uuid[0] == '0' ? '1' : '0';
     }
